@@ -1,0 +1,1 @@
+"""Reads one YAML, decides, renders, starts. Imports neither vllm nor gradio nor webui."""

@@ -1,0 +1,241 @@
+"""Make ``.venv`` on first use, bring it up to date when ``setup.cfg`` changed, run the launcher.
+
+Runs on a bare Python, so it uses the standard library only. A stamp file, written last, holds what
+was installed: no stamp or another one means that the work is done again, and pip skips what is
+already there. So an interrupted run is simply repeated.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed.txt"
+LOG = VENV / "install.log"
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CPU_INDEX_TIMEOUT_S = 3.0
+# Sizes of a finished environment, with room for pip's unpacking: about 4 GB and 9 GB.
+NEEDED_DISK_GB = {"cpu": 6, "gpu": 14}
+
+
+class BootstrapError(Exception):
+    """Something the person at the keyboard must change; the message says what."""
+
+
+def gpu_answers() -> bool:
+    """Whether an NVIDIA driver with at least one card answers on this machine."""
+    if (nvidia_smi := shutil.which("nvidia-smi")) is None:
+        return False
+    try:
+        listed = subprocess.run(
+            [nvidia_smi, "-L"], capture_output=True, text=True, timeout=15, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and "GPU " in listed.stdout
+
+
+def wanted_extras(command: str) -> list[str]:
+    """``cpu`` or ``gpu`` by what answers, and ``test`` for ``launch test``.
+
+    What an earlier run installed stays: ``up`` after ``test`` must not look like a change, and a
+    finished environment is not doubted (asking the driver takes a second on some machines).
+    """
+    extras = set(installed_extras()) or {"gpu" if gpu_answers() else "cpu"}
+    if command == "test":
+        extras.add("test")
+    return sorted(extras)
+
+
+def installed_extras() -> list[str]:
+    """The extras that the stamp file names, none before the first installation."""
+    try:
+        return STAMP.read_text().splitlines()[1].split(",")
+    except (OSError, IndexError):
+        return []
+
+
+def fingerprint(extras: list[str]) -> str:
+    """Content of the stamp file: a hash of what decides the packages, and the extras."""
+    digest = hashlib.sha256()
+    for path in (ROOT / "setup.cfg", ROOT / "launcher" / "wheels.py"):
+        digest.update(path.read_bytes())
+    digest.update(f"{ROOT} {sys.version_info[:2]}".encode())
+    return f"{digest.hexdigest()}\n{','.join(extras)}\n"
+
+
+def is_current(extras: list[str]) -> bool:
+    """Whether nothing needs installing."""
+    return STAMP.is_file() and STAMP.read_text() == fingerprint(extras)
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Wait while another bootstrap of this checkout works; the lock goes with the process."""
+    with (ROOT / "setup.cfg").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("launch: another installation of this checkout is running; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def require_disk(extras: list[str]) -> None:
+    """Refuse early what would fail late with a half-written environment."""
+    needed = NEEDED_DISK_GB["gpu" if "gpu" in extras else "cpu"]
+    free = shutil.disk_usage(ROOT).free / 1e9
+    if not STAMP.exists() and free < needed:
+        raise BootstrapError(
+            f"{ROOT} has {free:.1f} GB free and the packages need {needed} GB;"
+            " free some space or clone onto a larger disk"
+        )
+
+
+def python_works() -> bool:
+    """Whether .venv holds an interpreter with pip, and was made here.
+
+    An interrupted ``venv`` leaves less; in a checkout that was moved every script is broken.
+    """
+    python, made_by = VENV / "bin" / "python", VENV / "pyvenv.cfg"
+    if not python.exists() or not made_by.exists() or str(VENV) not in made_by.read_text():
+        return False
+    pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)
+    return pip.returncode == 0
+
+
+def make_venv() -> None:
+    """Create .venv afresh."""
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        output = (made.stdout + made.stderr).strip()
+        if "ensurepip" in output:
+            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+            raise BootstrapError(
+                f"this Python cannot make a virtual environment; on Debian and Ubuntu:"
+                f" apt-get install python{version}-venv"
+            )
+        raise BootstrapError(f"python -m venv failed: {output.splitlines()[-1:]}")
+
+
+def index_arguments(extras: list[str]) -> list[str]:
+    """pip's arguments for PyTorch's CPU builds, where that index can be reached.
+
+    Asked once with a short limit, because pip itself would retry an unreachable index for minutes.
+    """
+    if "cpu" not in extras:
+        return []
+    try:
+        with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=CPU_INDEX_TIMEOUT_S):
+            return ["--extra-index-url", CPU_INDEX]
+    except (OSError, urllib.error.URLError, ValueError):
+        say("  PyTorch's CPU index does not answer; using the configured package index alone")
+        return []
+
+
+def shortened(line: str) -> str | None:
+    """What of a line of pip's output is worth a line of ours."""
+    words = line.split()
+    if line.startswith("Collecting ") and len(words) > 1:
+        return f"looking up {words[1]}"
+    if line.startswith("Downloading ") and len(words) > 1:
+        return f"downloading {' '.join(words[1:]).rsplit('/', 1)[-1]}"
+    if line.startswith(("Installing collected", "Building ")):
+        return "unpacking; this takes a minute"
+    return None
+
+
+def pip_install(extras: list[str]) -> None:
+    """Install this checkout and what it needs, with one moving line of progress."""
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["--no-input", "--progress-bar=off", *index_arguments(extras)]
+    command += ["--editable", f"{ROOT}[{','.join(extras)}]"]
+    started, count, tail = time.monotonic(), 0, deque[str](maxlen=200)
+    with (
+        LOG.open("w") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        ) as pip,
+    ):
+        assert pip.stdout is not None  # noqa: S101  (a pipe was asked for)
+        for raw in pip.stdout:
+            log.write(raw)
+            tail.append(raw.strip())
+            if (news := shortened(raw.strip())) is not None:
+                count += 1
+                show_progress(time.monotonic() - started, count, news)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if pip.returncode != 0:
+        errors = [line for line in tail if line.startswith(("ERROR", "error:"))]
+        reason = errors[-1] if errors else f"pip ended with status {pip.returncode}"
+        raise BootstrapError(
+            f"the packages could not be installed: {reason} (all of it: {LOG});"
+            " run the same command again to continue"
+        )
+
+
+def show_progress(seconds: float, count: int, news: str) -> None:
+    """One line rewritten in place on a terminal; elsewhere every 25th line, to keep logs short."""
+    line = f"  {int(seconds):4d} s  {news}"
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr)
+        sys.stderr.flush()
+    elif count % 25 == 1:
+        say(line)
+
+
+def install(extras: list[str]) -> None:
+    """Bring .venv to what ``extras`` ask for."""
+    with only_one():
+        if is_current(extras):  # the process we waited for has done it
+            return
+        require_disk(extras)
+        say(f"launch: installing into {VENV} ({', '.join(extras)}); the first time takes minutes")
+        if not python_works():
+            make_venv()
+        STAMP.unlink(missing_ok=True)
+        pip_install(extras)
+        subprocess.run([VENV / "bin" / "python", "-m", "launcher.wheels"], check=True, cwd=ROOT)
+        STAMP.write_text(fingerprint(extras))
+        say("launch: installed")
+
+
+def main(arguments: list[str]) -> NoReturn:
+    try:
+        extras = wanted_extras(arguments[0] if arguments else "")
+        if not is_current(extras):
+            install(extras)
+    except BootstrapError as error:
+        say(f"launch: {error}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        say("\nlaunch: interrupted; the same command continues where this one stopped")
+        raise SystemExit(130) from None
+    python = str(VENV / "bin" / "python")
+    os.execv(python, [python, "-P", "-m", "launcher", *arguments])  # noqa: S606  (same terminal)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,175 @@
+"""The command line: a table of commands, each a function that returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launcher import lifecycle
+from launcher.config import load_config
+from launcher.errors import run_guarded
+from launcher.paths import Paths
+from launcher.profiles import PROFILES
+from launcher.programs import ENGINE, WEBUI, programs_for
+from launcher.render import RenderedFile, render_supervisord, write_if_changed
+from launcher.sample import sample_yaml
+from launcher.selection import select_config
+from launcher.supervisord import Supervisord
+from launcher.terminal import say
+
+Handler = Callable[[argparse.Namespace], int]
+
+CONFIG_HELP = "a YAML file; without it: the one in use, else what fits this machine"
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    return lifecycle.up(arguments.config, detach=arguments.detach)
+
+
+def _down(_arguments: argparse.Namespace) -> int:
+    return lifecycle.down()
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    return lifecycle.status(as_json=arguments.json)
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    return lifecycle.restart(arguments.name)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    return lifecycle.logs(arguments.name, follow=arguments.follow, lines=arguments.lines)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Validate everything that `up` would; writes and starts nothing."""
+    paths = Paths.from_environ()
+    selection = select_config(arguments.config, paths)
+    config = load_config(selection.path)
+    lifecycle.check_model(config, selection.path)
+    lifecycle.check_ports(config, Supervisord(paths))
+    render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
+    say(f"{selection.path}: no mistakes ({selection.reason})")
+    return 0
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    """Write supervisord's files where `up` would, or below a folder of the caller's."""
+    paths = Paths.from_environ()
+    selection = select_config(arguments.config, paths)
+    config = load_config(selection.path)
+    files = render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
+    for file in files:
+        path = Path(arguments.out).absolute() / file.path.name if arguments.out else file.path
+        written = write_if_changed(RenderedFile(path, file.content, file.mode))
+        say(f"{'wrote' if written else 'unchanged'}: {path}")
+    return 0
+
+
+def _sample_config(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(sample_yaml(PROFILES[arguments.profile]))
+    return 0
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    from launcher.execute import exec_program  # the one command whose process must stay small
+
+    exec_program(arguments.name, config=arguments.config, host=arguments.host, port=arguments.port)
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from launcher.system_install import install
+
+    return install(arguments.config, Path(arguments.root), dry_run=arguments.dry_run)
+
+
+def _uninstall(arguments: argparse.Namespace) -> int:
+    from launcher.system_install import uninstall
+
+    return uninstall(Path(arguments.root), dry_run=arguments.dry_run)
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from launcher.testing import run_tests
+
+    return run_tests(arguments.pytest_arguments)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    parser = argparse.ArgumentParser(
+        prog="launch", description="Run STEP3-VL-10B: vLLM, a WebUI and the OpenAI API on one port."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(handler=handler)
+        return command
+
+    def add_config(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+
+    up = add("up", _up, "start everything, or apply a changed YAML, and wait until it answers")
+    add_config(up)
+    up.add_argument("--detach", action="store_true", help="do not wait until it is ready")
+    add("down", _down, "stop everything")
+    status = add("status", _status, "show what runs; exit code 0 when it is ready")
+    status.add_argument("--json", action="store_true", help="for programs")
+    restart = add("restart", _restart, "restart one program and wait until it answers")
+    restart.add_argument("name", choices=[ENGINE, WEBUI])
+    logs = add("logs", _logs, "show the end of a log")
+    logs.add_argument("name", metavar="NAME", help=f"{ENGINE}, {WEBUI} or supervisord")
+    logs.add_argument("-f", "--follow", action="store_true", help="and what is added to it")
+    logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
+    add_config(add("check", _check, "say what is wrong with the configuration; changes nothing"))
+    render = add("render", _render, "write supervisord's files without starting anything")
+    add_config(render)
+    render.add_argument("--out", metavar="DIR", help="write them there instead")
+    sample = add("sample-config", _sample_config, "print a commented YAML with every key")
+    sample.add_argument("--profile", choices=sorted(PROFILES), default="demo", help="demo or gpu")
+    execute = add("exec", _exec, "become a program, in the foreground; what supervisord runs")
+    execute.add_argument("name", choices=[ENGINE, WEBUI])
+    add_config(execute)
+    execute.add_argument("--host", help=f"{WEBUI}: listen there, whatever the YAML says")
+    execute.add_argument("--port", type=_port, help=f"{WEBUI}: likewise")
+    _add_system_commands(add, add_config)
+    test = add("test", _test, "run this package's own tests")
+    test.add_argument(
+        "pytest_arguments", nargs=argparse.REMAINDER, metavar="...", help="passed on to pytest"
+    )
+    return parser
+
+
+def _add_system_commands(
+    add: Callable[[str, Handler, str], argparse.ArgumentParser],
+    add_config: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """``install`` and ``uninstall``, for machines with a supervisord of their own."""
+    install = add("install", _install, "hand the programs to this machine's own supervisord")
+    uninstall = add("uninstall", _uninstall, "remove what `install` wrote, and nothing else")
+    add_config(install)
+    for command in (install, uninstall):
+        command.add_argument("--system", action="store_true", required=True, help="needs root")
+        command.add_argument("--dry-run", action="store_true", help="only show what would be done")
+        command.add_argument("--root", default="/", help=argparse.SUPPRESS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 done; 1 something outside the configuration stood in the way; 2 the configuration or the
+        command line is wrong; 78 from ``exec``: trying again would not help; 130 interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    return run_guarded(lambda: int(arguments.handler(arguments)), Paths.from_environ().launcher_log)

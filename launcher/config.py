@@ -1,0 +1,210 @@
+"""The configuration: one YAML file, read once into frozen models.
+
+A mistake is never guessed past: unknown keys and wrong types are refused, and all mistakes of a
+file are reported at once, each with its line, its YAML path and what to write instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from launcher.errors import ConfigError
+from launcher.yaml_source import YamlSource
+
+# vLLM's options that the launcher sets itself, and where to set what they are wanted for.
+OWNED_ENGINE_OPTIONS: Mapping[str, str] = {
+    "model": "write model.folder or model.hub_id",
+    "served-model-name": "write model.names",
+    "host": "the engine listens on 127.0.0.1 only; the WebUI's port serves its API",
+    "port": "write engine.port",
+    "uds": "the engine listens on 127.0.0.1 only; the WebUI's port serves its API",
+    "api-key": "keys belong to the WebUI's port; an engine key would show in the process list",
+    "root-path": "the engine is not reached from outside",
+    "ssl-keyfile": "the engine is not reached from outside",
+    "ssl-certfile": "the engine is not reached from outside",
+    "allowed-local-media-path": "the engine must not read local files for remote callers",
+    "allowed-media-domains": "the engine must not fetch URLs itself",
+    "shutdown-timeout": "write engine.stop_timeout_s",
+    "config": "write the options under engine.options",
+}
+
+OptionValue = bool | int | float | str | list[Any] | dict[str, Any] | None
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(_Section):
+    """Which checkpoint is served, and under which names."""
+
+    folder: str | None = Field(
+        default=None,
+        description="A checkpoint's folder, relative to this file. Either this or hub_id.",
+    )
+    hub_id: str | None = Field(
+        default=None,
+        description="A checkpoint on Hugging Face, downloaded at the first start: owner/name.",
+    )
+    names: list[str] = Field(
+        default=["Step3-VL-10B"],
+        min_length=1,
+        description="Names that requests may use as `model`; answers carry the first.",
+    )
+    notice: str = Field(
+        default="",
+        description="Shown on the page and in the model list, to say what kind of model answers.",
+    )
+
+    @field_validator("hub_id")
+    @classmethod
+    def _looks_like_a_hub_id(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            raise ValueError(f"write owner/name, not {value!r}")
+        return value
+
+    @field_validator("names")
+    @classmethod
+    def _are_usable_names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not re.fullmatch(r"[\w.:/-]+", name):
+                raise ValueError(f"a name has letters, digits and . _ - : / only, not {name!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.folder is None) == (self.hub_id is None):
+            raise ValueError("write exactly one of folder and hub_id")
+        return self
+
+
+class EngineConfig(_Section):
+    """The vLLM server."""
+
+    port: Port = Field(default=8000, description="Where vLLM listens, on 127.0.0.1 only.")
+    options: dict[str, OptionValue] = Field(
+        default={},
+        description="Any option of `vllm serve`, without the dashes; true and false are switches.",
+    )
+    environment: dict[str, str] = Field(
+        default={}, description="Environment variables of vLLM, as strings."
+    )
+    command: list[str] | None = Field(
+        default=None,
+        description="A program to run in place of this environment's vLLM; it gets the options.",
+    )
+    start_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=1800.0, description="Seconds from start to ready before the start is given up."
+    )
+    stop_timeout_s: Annotated[float, Field(ge=5)] = Field(
+        default=30.0, description="Seconds that running requests get to finish at a stop."
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _leave_owned_options(cls, value: dict[str, OptionValue]) -> dict[str, OptionValue]:
+        problems = []
+        for key in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", key):
+                problems.append(f"{key!r} is no option: write max-num-seqs, without the dashes")
+            elif (reason := OWNED_ENGINE_OPTIONS.get(option_name(key))) is not None:
+                problems.append(f"{key!r} is set by the launcher: {reason}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _names_a_program(cls, value: list[str] | None) -> list[str] | None:
+        if value == []:
+            raise ValueError("write a program and its arguments, or leave the key out")
+        return value
+
+
+class WebuiConfig(_Section):
+    """The page and the OpenAI API, one process on one port."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="127.0.0.1 serves this machine only; 0.0.0.0 serves everyone who reaches it.",
+    )
+    port: Port = Field(default=7860, description="The port of the page and of the API.")
+    max_request_mb: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=64,
+        description="Larger requests are refused, in MB; pictures count with a third more.",
+    )
+    max_upload_mb: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=20, description="The largest picture the page takes, in MB."
+    )
+    stop_timeout_s: Annotated[float, Field(ge=1)] = Field(
+        default=10.0, description="Seconds that open answers get to finish at a stop."
+    )
+
+
+class LogsConfig(_Section):
+    """Log files, one a process, in run/logs."""
+
+    max_mb: Annotated[int, Field(ge=1)] = Field(
+        default=20, description="A log file is rotated at this size, in MB."
+    )
+    backups: Annotated[int, Field(ge=0, le=99)] = Field(
+        default=5, description="Rotated files kept of each."
+    )
+
+
+class DeployConfig(_Section):
+    """One deployment: which model, how it is run, where it is served."""
+
+    model: ModelConfig
+    engine: EngineConfig = EngineConfig()
+    webui: WebuiConfig = WebuiConfig()
+    logs: LogsConfig = LogsConfig()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _may_be_left_empty(cls, value: Any) -> Any:
+        """A section whose keys are all commented out is None in YAML."""
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.engine.port == self.webui.port:
+            raise ValueError(
+                f"engine.port and webui.port are both {self.webui.port}; give each its own"
+            )
+        return self
+
+
+def option_name(key: str) -> str:
+    """``max_num_seqs`` and ``max-num-seqs`` are one option; so are ``no-x`` and ``x``."""
+    return key.lower().replace("_", "-").removeprefix("no-")
+
+
+def parse_config(source: YamlSource) -> DeployConfig:
+    """Validate a parsed file.
+
+    Raises:
+        ConfigError: with a line for every mistake.
+    """
+    try:
+        return DeployConfig.model_validate(source.data)
+    except ValidationError as error:
+        problems = sorted(source.locate(problem, DeployConfig) for problem in error.errors())
+        lines = [f"line {line}: {text}" for line, text in problems]
+        raise ConfigError("\n  ".join([f"{source.name}:", *lines])) from None
+
+
+def load_config(path: Path) -> DeployConfig:
+    """Read and validate a file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or says something wrong.
+    """
+    return parse_config(YamlSource.read(path))

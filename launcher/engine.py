@@ -1,0 +1,316 @@
+"""The parent of vLLM: starts it, says how far it is, and leaves nothing of it behind.
+
+    python -m launcher.engine --state FILE --crashes FILE --port N ... -- COMMAND [ARG ...]
+
+vLLM is three processes or more, and its own exit code cannot be trusted (0 after a crash of the
+engine core). So supervisord runs this small process instead. It adopts whatever vLLM's processes
+leave behind (child subreaper), passes SIGTERM on once, kills what has not gone in time, and exits
+with a code that tells a stop from a crash. Crashes are counted in a file; after the third within
+ten minutes the next start ends at once with the cause, which supervisord shows as FATAL.
+
+Standard library only: it lives as long as the engine and should cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.engine_log import Cause, EngineLog
+
+EX_SOFTWARE = 70
+"""The engine ended by itself, whatever it said."""
+EX_TEMPFAIL = 75
+"""It was not ready in time."""
+EX_CONFIG = 78
+"""Starting again would not help."""
+
+MAX_CRASHES = 3
+CRASH_WINDOW_S = 600.0
+KILL_GRACE_S = 5.0
+POLL_S = 0.25
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run one engine; times in seconds."""
+
+    state: Path
+    crashes: Path
+    port: int
+    start_timeout: float
+    stop_timeout: float
+    command: list[str]
+
+
+class StateFile:
+    """What the engine is doing, for ``up``, the page and the API: replaced whole, never torn."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._started = clock()
+
+    def write(self, phase: str, message: str, **more: Any) -> None:
+        document = {
+            "phase": phase,
+            "message": message,
+            "started_at": self._started,
+            "changed_at": self._clock(),
+            "pid": os.getpid(),
+            **more,
+        }
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(document))
+        temporary.chmod(0o600)
+        temporary.replace(self._path)
+
+
+class CrashLedger:
+    """Times of the latest crashes, with the last cause."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self._path.read_text())
+            return document if isinstance(document, dict) else {}
+        except (OSError, ValueError):
+            return {}
+
+    def recent(self) -> list[float]:
+        since = self._clock() - CRASH_WINDOW_S
+        times = self._read().get("times", [])
+        return [t for t in times if isinstance(t, (int, float)) and t > since]
+
+    def last_cause(self) -> str:
+        return str(self._read().get("cause", "unknown cause"))
+
+    def add(self, cause: str) -> None:
+        times = [*self.recent(), self._clock()]
+        self._path.write_text(json.dumps({"times": times, "cause": cause}))
+
+    def clear(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def say(message: str) -> None:
+    """A line in the engine's log."""
+    print(f"step3vl: {message}", flush=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: if this parent is killed, vLLM's API server goes too."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def is_healthy(port: int, timeout: float = 1.0) -> bool:
+    """Whether ``GET /health`` answers 200. A loading engine refuses the connection."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout) as connection:
+            connection.sendall(b"GET /health HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+            return b" 200 " in connection.recv(64)
+    except OSError:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below ``pid``, from /proc; none of them is a zombie."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(entry.name))
+    found, waiting = [], [pid]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def reap(pids: Iterable[int]) -> None:
+    """Collect those adopted children that have ended."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+class Engine:
+    """One run of vLLM, from spawn to the last of its processes gone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._state = StateFile(settings.state)
+        self._ledger = CrashLedger(settings.crashes)
+        self._log = EngineLog()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping_since: float | None = None
+        self._announced = ""
+        self._output = b""
+
+    def run(self) -> int:
+        """Start, watch, clean up; the exit code for supervisord."""
+        if len(self._ledger.recent()) >= MAX_CRASHES:
+            return self._give_up()
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle_stop)
+        self._state.write("starting", "starting vLLM")
+        try:
+            child = subprocess.Popen(
+                self._settings.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  (this process has one thread)
+            )
+        except OSError as error:
+            return self._failed(
+                f"cannot run {self._settings.command[0]}: {error.strerror}", EX_CONFIG
+            )
+        self._child = child
+        if self._stopping_since is not None:  # asked to stop while we started
+            child.terminate()
+        timed_out = self._watch(child)
+        self._kill_the_rest()
+        return self._verdict(child.wait(), timed_out)
+
+    def _give_up(self) -> int:
+        cause = self._ledger.last_cause()
+        # A start by hand after this one is a fresh attempt.
+        self._ledger.clear()
+        minutes = int(CRASH_WINDOW_S / 60)
+        return self._failed(
+            f"{MAX_CRASHES} crashes in {minutes} minutes, not starting again; the last: {cause}",
+            EX_CONFIG,
+        )
+
+    def _failed(self, cause: str, code: int, evidence: str = "") -> int:
+        self._state.write("failed", cause, evidence=evidence)
+        say(cause)
+        return code
+
+    def _handle_stop(self, _number: int, _frame: object) -> None:
+        """Pass the first SIGTERM on; the deadline in ``_watch`` sees to the rest."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            if self._child is not None:
+                self._child.terminate()
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> bool:
+        """Read output and look at the clock until vLLM's first process ends; True if too slow."""
+        assert child.stdout is not None  # noqa: S101  (a pipe was asked for)
+        os.set_blocking(child.stdout.fileno(), False)
+        started = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while child.poll() is None:
+                if selector.select(POLL_S) and not self._copy_output(child.stdout.fileno()):
+                    selector.unregister(child.stdout)
+                self._report_progress()
+                if self._overdue(started):
+                    return True
+            self._copy_output(child.stdout.fileno())
+        return False
+
+    def _report_progress(self) -> None:
+        if self._stopping_since is not None:
+            self._announce("stopping", "stopping")
+        elif self._announced != "ready" and is_healthy(self._settings.port):
+            self._announce("ready", "ready")
+
+    def _announce(self, phase: str, message: str) -> None:
+        """Write a change of phase to the state file and the log."""
+        if self._announced != phase:
+            self._announced = phase
+            self._state.write(phase, message)
+            say(message)
+
+    def _overdue(self, started: float) -> bool:
+        now = time.monotonic()
+        if self._stopping_since is not None:
+            return now - self._stopping_since > self._settings.stop_timeout
+        return self._announced != "ready" and now - started > self._settings.start_timeout
+
+    def _copy_output(self, descriptor: int) -> bool:
+        """Copy what there is to our own output and feed the log reader; False at the end of it."""
+        while True:
+            try:
+                data = os.read(descriptor, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            # A progress bar ends its states with a carriage return.
+            *lines, self._output = (self._output + data.replace(b"\r", b"\n")).split(b"\n")
+            for line in lines:
+                if self._log.feed(line.decode(errors="replace")) and not self._announced:
+                    self._state.write(self._log.phase.name, self._log.phase.message)
+
+    def _kill_the_rest(self) -> None:
+        """End every process below this one, the adopted included, and collect them."""
+        own = self._child.pid if self._child else None  # Popen collects its own
+        deadline = time.monotonic() + KILL_GRACE_S
+        while (left := descendants(os.getpid())) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            reap(pid for pid in left if pid != own)
+            time.sleep(0.02)
+
+    def _verdict(self, status: int, timed_out: bool) -> int:
+        if self._stopping_since is not None:
+            self._ledger.clear()
+            self._state.write("stopped", "stopped")
+            return 0
+        if timed_out:
+            return self._failed(f"not ready after {self._settings.start_timeout:g} s", EX_TEMPFAIL)
+        ending = f"signal {-status}" if status < 0 else f"exit {status}"
+        unknown = Cause(f"vLLM ended by itself ({ending}); its log says no more", "")
+        cause = self._log.cause() or unknown
+        self._ledger.add(cause.message)
+        return self._failed(cause.message, EX_SOFTWARE, cause.evidence)
+
+
+def parse_arguments(argv: list[str]) -> Settings:
+    parser = argparse.ArgumentParser(prog="launcher.engine")
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--crashes", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--start-timeout", type=float, required=True)
+    parser.add_argument("--stop-timeout", type=float, required=True)
+    parser.add_argument("command", nargs="+")
+    return Settings(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(Engine(parse_arguments(sys.argv[1:])).run())

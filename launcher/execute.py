@@ -1,0 +1,53 @@
+"""``launch exec NAME``: become a program. What supervisord runs, and the start script too."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from launcher.config import load_config
+from launcher.engine import EX_CONFIG
+from launcher.errors import LauncherError
+from launcher.host_checks import listen_problem
+from launcher.lifecycle import check_model
+from launcher.paths import Paths
+from launcher.programs import ENGINE, Process, engine_process, webui_process
+from launcher.selection import select_config
+
+
+class CannotStartError(LauncherError):
+    """Trying again would not help; supervisord's logs show the message."""
+
+    exit_code = EX_CONFIG
+
+
+def exec_program(name: str, *, config: str | None, host: str | None, port: int | None) -> NoReturn:
+    """Replace this process by the engine's parent or by the WebUI, same pid.
+
+    Args:
+        name: ``vllm`` or ``webui``.
+        config: a YAML; without one, the file that is in use.
+        host: for the WebUI, in place of the YAML's.
+        port: likewise.
+
+    Raises:
+        LauncherError: it could not start; nothing was executed.
+    """
+    paths = Paths.from_environ()
+    selected = select_config(config, paths)
+    settings = load_config(selected.path)
+    paths.make_private_folders()
+    if name == ENGINE:
+        check_model(settings, selected.path)
+        listen_on = ("127.0.0.1", settings.engine.port)
+        process = engine_process(settings, selected.path, paths)
+    else:
+        listen_on = (host or settings.webui.host, port or settings.webui.port)
+        process = webui_process(settings, paths, *listen_on)
+    if (problem := listen_problem(*listen_on)) is not None:
+        raise CannotStartError(f"{name}: {problem}")
+    _become(process)
+
+
+def _become(process: Process) -> NoReturn:
+    os.execvpe(process.argv[0], process.argv, {**os.environ, **process.env})  # noqa: S606

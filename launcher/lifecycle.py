@@ -1,0 +1,220 @@
+"""The commands that start, stop and show the service."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from launcher.checkpoint import problems_of
+from launcher.config import DeployConfig, load_config
+from launcher.errors import ConfigError, LauncherError
+from launcher.host_checks import holders_of, listen_problem
+from launcher.paths import Paths
+from launcher.programs import ENGINE, WEBUI, model_location, programs_for
+from launcher.readiness import Address, StartWatch, read_engine_state, read_webui_address
+from launcher.render import RenderedFile, render_supervisord, write_if_changed
+from launcher.selection import active_config, select_config
+from launcher.supervisord import RUNNING, STARTING, ProgramState, Supervisord
+from launcher.terminal import ProgressLine, say, warn
+
+PUBLIC_HOSTS = {"0.0.0.0", "::"}  # noqa: S104  (compared with, not listened on)
+
+
+def check_model(config: DeployConfig, config_path: Path) -> None:
+    """Refuse a checkpoint folder that cannot be loaded.
+
+    Raises:
+        ConfigError: with a line for everything missing or broken.
+    """
+    if config.model.folder is None:
+        return
+    problems = problems_of(Path(model_location(config, config_path)))
+    if problems:
+        raise ConfigError(
+            "\n  ".join([f"{config_path}: model.folder cannot be served:", *problems])
+        )
+
+
+def _is_ours(port: int, supervisord: Supervisord) -> bool:
+    """Whether a port is held by a program of this very supervisord."""
+    if not supervisord.is_running():
+        return False
+    ours = {p.pid for p in psutil.Process(supervisord.pid()).children(recursive=True)}
+    holders = holders_of(port)
+    return bool(holders) and holders <= ours
+
+
+def check_ports(config: DeployConfig, supervisord: Supervisord) -> None:
+    """Refuse to start beside a foreign program.
+
+    Raises:
+        LauncherError: naming each taken port and the process that holds it.
+    """
+    wanted = [
+        ("webui.port", config.webui.host, config.webui.port),
+        ("engine.port", "127.0.0.1", config.engine.port),
+    ]
+    problems = [
+        f"{key}: {problem}; end that process or write another {key}"
+        for key, host, port in wanted
+        if (problem := listen_problem(host, port)) and not _is_ours(port, supervisord)
+    ]
+    if problems:
+        raise LauncherError("\n  ".join(problems))
+
+
+def _refuse_other_config(config_path: Path, paths: Paths, supervisord: Supervisord) -> None:
+    active = active_config(paths)
+    if supervisord.is_running() and active is not None and active != config_path:
+        raise LauncherError(
+            f"supervisord already runs with {active}; `launch down` first, then `launch up --config"
+            f" {config_path}`"
+        )
+
+
+def _write_files(config: DeployConfig, config_path: Path, paths: Paths) -> None:
+    paths.make_private_folders()
+    write_if_changed(RenderedFile(paths.active_config, str(config_path)))
+    programs = programs_for(config, config_path, paths)
+    for file in render_supervisord(programs, paths, config.logs):
+        write_if_changed(file)
+
+
+def _is_alive(program: ProgramState) -> bool:
+    return program.state in {RUNNING, STARTING}
+
+
+def _start_programs(supervisord: Supervisord, paths: Paths) -> None:
+    """Bring every program up, with the traces of an earlier failure removed."""
+    if not supervisord.is_running():
+        paths.engine_state.unlink(missing_ok=True)
+        paths.engine_crashes.unlink(missing_ok=True)
+        supervisord.ensure_running()
+        return
+    supervisord.update()
+    for program in supervisord.states():
+        if not _is_alive(program):
+            supervisord.start(program.name)
+
+
+def up(given: str | None, *, detach: bool) -> int:
+    """Start what is not running, apply what changed, wait until it answers."""
+    paths, began = Paths.from_environ(), time.time()
+    selection = select_config(given, paths)
+    say(f"Configuration: {selection.path} ({selection.reason})")
+    config = load_config(selection.path)
+    supervisord = Supervisord(paths)
+    check_model(config, selection.path)
+    _refuse_other_config(selection.path, paths, supervisord)
+    check_ports(config, supervisord)
+    if config.webui.host in PUBLIC_HOSTS:
+        warn(
+            f"webui.host is {config.webui.host}: everyone who reaches port {config.webui.port} of"
+            " this machine can use the model, without a key"
+        )
+    _write_files(config, selection.path, paths)
+    _start_programs(supervisord, paths)
+    if detach:
+        say("Started; `launch status` tells when it is ready.")
+        return 0
+    return _wait(supervisord, paths, config, began)
+
+
+def _wait(supervisord: Supervisord, paths: Paths, config: DeployConfig, began: float) -> int:
+    watch = StartWatch(supervisord, paths, began, ProgressLine())
+    try:
+        address = watch.wait(config.engine.start_timeout_s)
+    except KeyboardInterrupt:
+        say("Still starting in the background: `launch status` shows it, `launch down` ends it.")
+        return 130
+    _announce(config, address, time.time() - began)
+    return 0
+
+
+def _announce(config: DeployConfig, address: Address, seconds: float) -> None:
+    say(f"Ready after {seconds:.0f} s: {config.model.names[0]}")
+    if config.model.notice:
+        say(f"  {config.model.notice}")
+    say(f"  Page:       {address.url}")
+    say(f"  OpenAI API: {address.url}/api/v1")
+
+
+def down() -> int:
+    """Stop both programs and supervisord, and wait until all is gone."""
+    paths = Paths.from_environ()
+    supervisord = Supervisord(paths)
+    if not supervisord.is_running():
+        say("Nothing is running.")
+        return 0
+    supervisord.shut_down(timeout=_stop_limit(paths))
+    say("Stopped.")
+    return 0
+
+
+def _stop_limit(paths: Paths) -> float:
+    """Seconds after which supervisord itself has killed everything, and a little more."""
+    active = active_config(paths)
+    try:
+        config = load_config(active) if active else None
+    except ConfigError:  # edited into something wrong since; stopping must work all the same
+        config = None
+    if config is None or active is None:
+        return 120.0
+    return sum(p.stopwaitsecs for p in programs_for(config, active, paths)) + 10.0
+
+
+def restart(name: str) -> int:
+    """Stop and start one program, and wait until the service answers again."""
+    paths, began = Paths.from_environ(), time.time()
+    supervisord = Supervisord(paths)
+    config = load_config(select_config(None, paths).path)
+    supervisord.stop(name)
+    paths.engine_crashes.unlink(missing_ok=True)
+    supervisord.start(name)
+    return _wait(supervisord, paths, config, began)
+
+
+def _status_words(program: ProgramState, paths: Paths) -> str:
+    if program.name == ENGINE and (engine := read_engine_state(paths)) is not None:
+        return engine.message
+    if program.name == WEBUI and _is_alive(program):
+        address = read_webui_address(paths)
+        return f"{address.url}  (API: {address.url}/api/v1)" if address else "starting"
+    return program.description
+
+
+def status(*, as_json: bool) -> int:
+    """Show each program; 0 if all run and the engine is ready, else 1."""
+    paths = Paths.from_environ()
+    supervisord = Supervisord(paths)
+    programs = supervisord.states() if supervisord.is_running() else []
+    engine = read_engine_state(paths) if programs else None
+    ready = bool(engine and engine.is_ready) and all(p.state == RUNNING for p in programs)
+    rows = [
+        {"name": p.name, "state": p.state, "pid": p.pid, "message": _status_words(p, paths)}
+        for p in programs
+    ]
+    if as_json:
+        active = active_config(paths)
+        document = {"ready": ready, "config": str(active) if active else None, "programs": rows}
+        say(json.dumps(document, ensure_ascii=False))
+    elif not rows:
+        say("Nothing is running; `launch up` starts it.")
+    for row in rows if not as_json else []:
+        pid = f"process {row['pid']}" if row["pid"] else ""
+        say(f"{row['name']:6} {row['state']:9} {pid:16} {row['message']}")
+    return 0 if ready else 1
+
+
+def logs(name: str, *, follow: bool, lines: int) -> int:
+    """Show the end of a log; this process becomes ``tail``."""
+    log = Paths.from_environ().log_of(name)
+    if not log.exists():
+        known = ", ".join(sorted(path.stem for path in log.parent.glob("*.log"))) or "none yet"
+        raise LauncherError(f"no log of {name!r}; there are: {known}")
+    arguments = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(log)]
+    os.execvp("tail", arguments)  # noqa: S606

@@ -1,0 +1,92 @@
+"""Where things are: the checkout, the environment, and the files of the running service."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# sockaddr_un holds 108 bytes on Linux, and supervisord adds ".<pid>" while it binds.
+MAX_SOCKET_PATH = 96
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every file the launcher writes, from two folders: ``etc`` and ``run``."""
+
+    etc: Path
+    run: Path
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Paths:
+        """``STEP3VL_HOME`` moves both folders; else they are in the environment and the checkout.
+
+        ``<environment>/etc/supervisord.conf`` is where ``supervisorctl`` looks by itself.
+        """
+        if home := environ.get("STEP3VL_HOME"):
+            base = Path(home).absolute()
+            return cls(etc=base / "etc", run=base / "run")
+        return cls(etc=Path(sys.prefix) / "etc", run=ROOT / "run")
+
+    @property
+    def supervisord_conf(self) -> Path:
+        return self.etc / "supervisord.conf"
+
+    @property
+    def socket(self) -> Path:
+        """supervisord's control socket; under /tmp where the path would be too long for one."""
+        path = self.run / "supervisor.sock"
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+            return path
+        digest = hashlib.sha256(os.fsencode(self.run)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"step3vl-{os.getuid()}-{digest}" / "supervisor.sock"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.run / "supervisord.pid"
+
+    @property
+    def logs(self) -> Path:
+        return self.run / "logs"
+
+    def log_of(self, program: str) -> Path:
+        """The log file of ``vllm``, ``webui`` or ``supervisord``."""
+        return self.logs / f"{program}.log"
+
+    @property
+    def launcher_log(self) -> Path:
+        """Tracebacks of errors nobody expected."""
+        return self.logs / "launcher.log"
+
+    @property
+    def engine_state(self) -> Path:
+        """What the engine is doing, written by its parent (:mod:`launcher.engine`)."""
+        return self.run / "engine.json"
+
+    @property
+    def engine_crashes(self) -> Path:
+        """When the engine crashed lately, kept across restarts of its parent."""
+        return self.run / "engine-crashes.json"
+
+    @property
+    def active_config(self) -> Path:
+        """Holds the path of the YAML that ``up`` applied last; ``exec`` reads it."""
+        return self.run / "config-path"
+
+    @property
+    def webui_address(self) -> Path:
+        """Where the WebUI really listens, written by it (a ``--port`` may have changed it)."""
+        return self.run / "webui.json"
+
+    def make_private_folders(self) -> None:
+        """Create every folder, readable by this user only."""
+        for folder in (self.run, self.logs, self.socket.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        self.etc.mkdir(parents=True, exist_ok=True)

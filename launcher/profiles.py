@@ -1,0 +1,77 @@
+"""The two configurations that come with the package; deploy/*.yaml are printed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.paths import ROOT
+
+# What every StepVL checkpoint needs: its configuration class is a file beside the weights, it
+# always thinks first, and it calls tools in the Hermes form.
+MODEL_OPTIONS: Mapping[str, Any] = {
+    "trust-remote-code": True,
+    "reasoning-parser": "deepseek_r1",
+    "enable-auto-tool-choice": True,
+    "tool-call-parser": "hermes",
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A file in deploy/ and what it says where that differs from the defaults."""
+
+    file_name: str
+    headline: str
+    values: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def path(self) -> str:
+        return str(ROOT / "deploy" / self.file_name)
+
+
+DEMO = Profile(
+    file_name="demo.yaml",
+    headline="A small demo checkpoint on the CPU: shows that everything works, on any machine.",
+    values={
+        "model": {
+            "folder": "models/step3-vl-demo",
+            "names": ["Step3-VL-demo", "Step3-VL-10B"],
+            "notice": "Demo checkpoint: it shows that the service works and cannot see pictures.",
+        },
+        "engine": {
+            "options": {
+                **MODEL_OPTIONS,
+                "max-model-len": 8192,
+                "max-num-seqs": 8,
+                "enforce-eager": True,
+                # The CPU kernels want the vision tower's output contiguous; this path makes it so.
+                "mm-encoder-tp-mode": "data",
+            },
+            # 1 GiB of KV cache; let the system place the threads, since the WebUI shares the cores.
+            "environment": {
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            },
+        },
+    },
+)
+
+GPU = Profile(
+    file_name="step3-vl-10b.yaml",
+    headline="STEP3-VL-10B in bf16 on one NVIDIA GPU with 32 GB or more.",
+    values={
+        "model": {"hub_id": "stepfun-ai/Step3-VL-10B"},
+        "engine": {
+            "options": {**MODEL_OPTIONS, "max-model-len": 32768, "gpu-memory-utilization": 0.9},
+        },
+        "webui": {"host": "0.0.0.0"},  # noqa: S104  (a rented box is reached from outside)
+    },
+)
+
+# bf16 weights 18.95 GiB, KV cache for 32 K tokens 4.5 GiB, about 4 GiB for the encoder's and the
+# profiling run's activations, and vLLM plans with 90 % of the card.
+GPU_PROFILE_NEEDS_GIB = 30.0
+
+PROFILES: Mapping[str, Profile] = {"demo": DEMO, "gpu": GPU}

@@ -1,0 +1,164 @@
+"""From the configuration to the programs that run: one pure step.
+
+``programs_for`` says what supervisord is told; ``engine_process`` and ``webui_process`` say what
+``launcher exec NAME`` turns into. Rendering, starting, ``status`` and the tests all use these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.config import DeployConfig, OptionValue
+from launcher.paths import ROOT, Paths
+
+ENGINE = "vllm"
+WEBUI = "webui"
+
+# An allow-list no host matches: an empty one would allow every host.
+NO_MEDIA_DOMAIN = "media.invalid"
+
+# Each keeper of a stop waits this much longer, in seconds, than the one below it.
+STOP_MARGIN_S = 5
+
+
+@dataclass(frozen=True)
+class Process:
+    """What is executed: argument vector and the environment variables added to the caller's."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program as supervisord knows it; times in seconds."""
+
+    name: str
+    command: tuple[str, ...]
+    priority: int
+    startsecs: int
+    startretries: int
+    stopwaitsecs: int
+    fingerprint: str
+
+
+def engine_arguments(options: Mapping[str, OptionValue]) -> list[str]:
+    """Options as vLLM's command line takes them.
+
+    true and false become ``--x`` and ``--no-x``, lists follow their option, maps are JSON, and an
+    option without a value (null) is left out.
+    """
+    arguments: list[str] = []
+    for key, value in options.items():
+        name = key.lower().replace("_", "-")
+        if value is True:
+            arguments.append(f"--{name}")
+        elif value is False:
+            arguments.append(f"--no-{name}")
+        elif isinstance(value, list):
+            arguments += [f"--{name}", *map(_text, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={_text(value)}")
+    return arguments
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)
+
+
+def model_location(config: DeployConfig, config_path: Path) -> str:
+    """What vLLM is given as the model: an absolute folder, or a hub id."""
+    if config.model.folder is None:
+        assert config.model.hub_id is not None  # noqa: S101  (the model has exactly one source)
+        return config.model.hub_id
+    return str((config_path.parent / Path(config.model.folder).expanduser()).resolve())
+
+
+def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Process:
+    """The engine's parent, which starts vLLM and watches it (:mod:`launcher.engine`)."""
+    engine = config.engine
+    # The console script of the CPU wheel looks for another distribution's metadata and fails.
+    vllm = engine.command or [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    argv = [
+        *(sys.executable, "-P", "-m", "launcher.engine"),
+        *("--state", str(paths.engine_state), "--crashes", str(paths.engine_crashes)),
+        *("--port", str(engine.port), "--start-timeout", str(engine.start_timeout_s)),
+        *("--stop-timeout", str(engine.stop_timeout_s + STOP_MARGIN_S), "--"),
+        *vllm,
+        *("--model", model_location(config, config_path)),
+        *("--served-model-name", *config.model.names),
+        *("--host", "127.0.0.1", "--port", str(engine.port)),
+        *("--allowed-media-domains", NO_MEDIA_DOMAIN),
+        *("--shutdown-timeout", str(round(engine.stop_timeout_s))),
+        *engine_arguments(engine.options),
+    ]
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    if config.model.folder is not None:
+        env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
+    return Process(tuple(argv), env | engine.environment)
+
+
+def webui_process(config: DeployConfig, paths: Paths, host: str, port: int) -> Process:
+    """The WebUI, told where the engine is and nothing else of the configuration."""
+    webui = config.webui
+    env = {
+        "WEBUI_HOST": host,
+        "WEBUI_PORT": str(port),
+        "WEBUI_UPSTREAM": f"http://127.0.0.1:{config.engine.port}",
+        "WEBUI_MODEL": config.model.names[0],
+        "WEBUI_NOTICE": config.model.notice,
+        "WEBUI_MAX_REQUEST_MB": str(webui.max_request_mb),
+        "WEBUI_MAX_UPLOAD_MB": str(webui.max_upload_mb),
+        "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
+        "WEBUI_ENGINE_STATE": str(paths.engine_state),
+        "WEBUI_ADDRESS_FILE": str(paths.webui_address),
+        "GRADIO_TEMP_DIR": str(paths.run / "uploads"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Process((sys.executable, "-P", "-m", "webui"), env)
+
+
+def _fingerprint(process: Process) -> str:
+    document = json.dumps([process.argv, sorted(process.env.items())])
+    return hashlib.sha256(document.encode()).hexdigest()[:16]
+
+
+def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[Program]:
+    """The programs of a deployment."""
+    webui_settings = webui_process(config, paths, config.webui.host, config.webui.port)
+    return [
+        Program(
+            name=WEBUI,
+            command=(str(ROOT / "start-webui-service.sh"),),
+            # supervisord starts the lowest number first and stops the highest first, each of them
+            # to its end: so open answers drain while the engine still lives.
+            priority=200,
+            # A taken port or a broken environment shows within 3 s.
+            startsecs=3,
+            startretries=3,
+            stopwaitsecs=round(config.webui.stop_timeout_s) + STOP_MARGIN_S,
+            fingerprint=_fingerprint(webui_settings),
+        ),
+        Program(
+            name=ENGINE,
+            command=(sys.executable, "-P", "-m", "launcher", "exec", ENGINE),
+            priority=100,
+            # Mistakes that a retry cannot mend (port, checkpoint, options file) show within 5 s;
+            # loading takes longer and is watched by the engine's parent, not by supervisord.
+            startsecs=5,
+            # So a start that ends within startsecs is FATAL at once. Crashes after that are
+            # restarted, and counted by the parent, which gives up with an early exit.
+            startretries=0,
+            # vLLM drains, then its parent kills what is left; only then would supervisord kill.
+            stopwaitsecs=round(config.engine.stop_timeout_s) + 3 * STOP_MARGIN_S,
+            fingerprint=_fingerprint(engine_process(config, config_path, paths)),
+        ),
+    ]

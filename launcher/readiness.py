@@ -1,0 +1,168 @@
+"""Watch a start until it is ready or has failed. A process that exists is not a service."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launcher.errors import LauncherError
+from launcher.paths import Paths
+from launcher.programs import ENGINE
+from launcher.supervisord import FATAL, ProgramState, Supervisord
+from launcher.terminal import ProgressLine
+
+POLL_S = 0.2
+LOG_TAIL_BYTES = 16_384
+ENDED = {FATAL, "EXITED", "STOPPED", "UNKNOWN"}
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What the engine's parent last wrote; ``changed_at`` is in seconds since the epoch."""
+
+    phase: str
+    message: str
+    evidence: str
+    changed_at: float
+
+    @property
+    def is_ready(self) -> bool:
+        return self.phase == "ready"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the WebUI listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """For people: a wildcard address is reached as localhost."""
+        host = "localhost" if self.host in {"0.0.0.0", "::", "127.0.0.1"} else self.host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def _read_live(path: Path) -> dict[str, Any] | None:
+    """A state file's content; None if it is missing or its writer is gone."""
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    gone = not psutil.pid_exists(int(document.get("pid", 0)))
+    return None if gone and document.get("phase") not in {"failed", "stopped"} else document
+
+
+def read_engine_state(paths: Paths) -> EngineState | None:
+    """What the engine does now; None if no engine of ours was ever started or it was killed."""
+    if (document := _read_live(paths.engine_state)) is None:
+        return None
+    return EngineState(
+        phase=str(document.get("phase")),
+        message=str(document.get("message")),
+        evidence=str(document.get("evidence", "")),
+        changed_at=float(document.get("changed_at", 0)),
+    )
+
+
+def read_webui_address(paths: Paths) -> Address | None:
+    """Where the WebUI listens; None while it does not."""
+    if (document := _read_live(paths.webui_address)) is None:
+        return None
+    return Address(host=str(document["host"]), port=int(document["port"]))
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last lines of a log that are not empty."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-count:]
+
+
+def answers_ready(address: Address, timeout: float = 3.0) -> bool:
+    """Whether the WebUI itself says that it and the engine serve."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    connection = http.client.HTTPConnection(host, address.port, timeout=timeout)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class StartWatch:
+    """Follows one start, from ``since`` (seconds since the epoch) on."""
+
+    def __init__(
+        self,
+        supervisord: Supervisord,
+        paths: Paths,
+        since: float,
+        progress: ProgressLine,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._supervisord = supervisord
+        self._paths = paths
+        self._since = since
+        self._progress = progress
+        self._clock = clock
+
+    def wait(self, timeout: float) -> Address:
+        """Show progress until the WebUI says ready; where it listens.
+
+        Raises:
+            LauncherError: a program ended or the time is over; the message holds the cause.
+        """
+        try:
+            while self._clock() - self._since < timeout:
+                if (address := self._look()) is not None:
+                    return address
+                time.sleep(POLL_S)
+        finally:
+            self._progress.end()
+        raise LauncherError(f"not ready after {timeout:.0f} s; `launch logs {ENGINE}` tells more")
+
+    def _look(self) -> Address | None:
+        for program in self._supervisord.states():
+            if program.state in ENDED:
+                raise LauncherError(self._why(program))
+        engine = read_engine_state(self._paths)
+        if engine is not None and engine.phase == "failed" and engine.changed_at >= self._since:
+            raise LauncherError(self._engine_failure(engine))
+        address = read_webui_address(self._paths)
+        ready = engine is not None and engine.is_ready and address is not None
+        if ready and address is not None and answers_ready(address):
+            return address
+        words = engine.message if engine else "starting"
+        page = f" (the page already answers at {address.url})" if address else ""
+        self._progress.show(f"{words}{page}", self._clock() - self._since)
+        return None
+
+    def _engine_failure(self, engine: EngineState) -> str:
+        evidence = f"\n    {engine.evidence}" if engine.evidence else ""
+        log = self._paths.log_of(ENGINE)
+        return f"{ENGINE} failed: {engine.message}{evidence}\n  all of its log: {log}"
+
+    def _why(self, program: ProgramState) -> str:
+        engine = read_engine_state(self._paths)
+        if program.name == ENGINE and engine and engine.changed_at >= self._since:
+            return self._engine_failure(engine)
+        log = self._paths.log_of(program.name)
+        said = "\n    ".join(last_lines(log, 3)) or program.description
+        return f"{program.name} is {program.state}. Its last words:\n    {said}\n  its log: {log}"

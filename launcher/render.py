@@ -1,0 +1,114 @@
+"""Programs to supervisord's files, as values; one function writes them.
+
+The templates are data in ``supervisor/``. What is put into them is made of our own paths, quoted,
+and of numbers: nothing of the YAML reaches an ini file as text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from launcher.config import LogsConfig
+from launcher.errors import LauncherError
+from launcher.paths import ROOT, Paths
+from launcher.programs import Program
+
+TEMPLATES = ROOT / "supervisor"
+
+
+@dataclass(frozen=True)
+class RenderedFile:
+    """A file to be written, with its permission bits."""
+
+    path: Path
+    content: str
+    mode: int = 0o600
+
+
+def ini_path(path: Path) -> str:
+    """A path as a plain ini value.
+
+    Raises:
+        LauncherError: supervisord's files have no way to write this path.
+    """
+    text = str(path)
+    if re.search(r"[\x00-\x1f]|\s[;#]|^\s|\s$", text):
+        raise LauncherError(
+            f"{text!r}: supervisord cannot read a path with control characters or with ' ;' or"
+            " ' #' in it; move the checkout to a plainer folder"
+        )
+    return text.replace("%", "%%")
+
+
+def ini_command(command: Sequence[str]) -> str:
+    """A command line as supervisord splits it: like a POSIX shell, after expanding ``%``."""
+    return " ".join(shlex.quote(ini_path(Path(part)) if "/" in part else part) for part in command)
+
+
+def _program_values(program: Program, paths: Paths, logs: LogsConfig) -> dict[str, str]:
+    return {
+        "name": program.name,
+        "command": ini_command(program.command),
+        "priority": str(program.priority),
+        "startsecs": str(program.startsecs),
+        "startretries": str(program.startretries),
+        "stopwaitsecs": str(program.stopwaitsecs),
+        "logfile": ini_path(paths.log_of(program.name)),
+        "log_max_mb": str(logs.max_mb),
+        "log_backups": str(logs.backups),
+        "fingerprint": program.fingerprint,
+    }
+
+
+def _template(name: str) -> Template:
+    return Template((TEMPLATES / name).read_text())
+
+
+def render_programs(programs: Sequence[Program], paths: Paths, logs: LogsConfig) -> str:
+    """The ``[program:...]`` sections."""
+    template = _template("program.conf")
+    return "\n".join(template.substitute(_program_values(p, paths, logs)) for p in programs)
+
+
+def render_supervisord(
+    programs: Sequence[Program], paths: Paths, logs: LogsConfig
+) -> list[RenderedFile]:
+    """supervisord's whole configuration, one file."""
+    main = _template("supervisord.conf").substitute(
+        socket=ini_path(paths.socket),
+        pidfile=ini_path(paths.pidfile),
+        logfile=ini_path(paths.log_of("supervisord")),
+        log_max_mb=logs.max_mb,
+        log_backups=logs.backups,
+        # supervisord warns about root unless the file says that root is meant.
+        user="user=root" if os.getuid() == 0 else "; user: the one who started it",
+    )
+    content = f"{main}\n{render_programs(programs, paths, logs)}"
+    return [RenderedFile(paths.supervisord_conf, content)]
+
+
+def write_if_changed(file: RenderedFile) -> bool:
+    """Write atomically, and only what differs; True if the file was written."""
+    try:
+        if file.path.read_text() == file.content and file.path.stat().st_mode & 0o777 == file.mode:
+            return False
+    except OSError:
+        pass
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=f".{file.path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(file.content)
+        Path(temporary).chmod(file.mode)
+        Path(temporary).replace(file.path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return True

@@ -1,0 +1,166 @@
+"""supervisord behind verbs: nothing above this module speaks XML-RPC or knows its states."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from launcher.errors import LauncherError
+from launcher.paths import Paths
+
+START_TIMEOUT_S = 15.0
+POLL_S = 0.05
+
+RUNNING = "RUNNING"
+STARTING = "STARTING"
+FATAL = "FATAL"
+
+_BAD_NAME = 10
+_ALREADY_STARTED = 60
+_NOT_RUNNING = 70
+
+
+@dataclass(frozen=True)
+class ProgramState:
+    """A program as supervisord sees it: STOPPED, STARTING, RUNNING, BACKOFF, EXITED, FATAL."""
+
+    name: str
+    state: str
+    pid: int | None
+    since: float
+    description: str
+
+
+class Supervisord:
+    """The supervisord of one set of paths, running or not."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def _rpc(self) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._paths.socket}")
+        return cast("Any", xmlrpc.client.ServerProxy("http://127.0.0.1", transport)).supervisor
+
+    @contextmanager
+    def _speaking(self) -> Iterator[Any]:
+        try:
+            yield self._rpc()
+        except xmlrpc.client.Fault as fault:
+            raise LauncherError(f"supervisord refused: {fault.faultString}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise LauncherError(
+                f"supervisord does not answer ({error}); `launch up` starts it"
+            ) from None
+
+    def is_running(self) -> bool:
+        """Whether it answers on its socket."""
+        try:
+            self._rpc().getPID()
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+            return False
+        return True
+
+    def pid(self) -> int:
+        with self._speaking() as rpc:
+            return int(rpc.getPID())
+
+    def ensure_running(self) -> bool:
+        """Start it unless it answers; True if it was started.
+
+        Raises:
+            LauncherError: it did not come up; the message has its own last words.
+        """
+        if self.is_running():
+            return False
+        self._paths.socket.unlink(missing_ok=True)  # left by a supervisord that was killed
+        command = Path(sys.executable).parent / "supervisord"
+        started = subprocess.run(
+            [command, "-c", self._paths.supervisord_conf],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=START_TIMEOUT_S,
+        )
+        if started.returncode != 0:
+            words = (started.stderr or started.stdout).strip().splitlines()
+            raise LauncherError(f"supervisord did not start: {words[-1] if words else 'no word'}")
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.is_running():
+            if time.monotonic() > deadline:
+                log = self._paths.log_of("supervisord")
+                raise LauncherError(f"supervisord did not answer in time; its log: {log}")
+            time.sleep(POLL_S)
+        return True
+
+    def update(self) -> list[str]:
+        """Apply a changed configuration file; the names of programs that it (re)started."""
+        with self._speaking() as rpc:
+            [[added, changed, removed]] = rpc.reloadConfig()
+            for name in [*changed, *removed]:
+                rpc.stopProcessGroup(name)
+                rpc.removeProcessGroup(name)
+            for name in [*added, *changed]:
+                rpc.addProcessGroup(name)  # starts it too: autostart is on
+            return [*added, *changed]
+
+    def states(self) -> list[ProgramState]:
+        """Every program, in the order of its name."""
+        with self._speaking() as rpc:
+            return [
+                ProgramState(
+                    name=str(info["name"]),
+                    state=str(info["statename"]),
+                    pid=int(info["pid"]) or None,
+                    since=float(info["start"]),
+                    description=str(info["description"]),
+                )
+                for info in rpc.getAllProcessInfo()
+            ]
+
+    def start(self, name: str) -> None:
+        """Begin to start a program; does not wait for it."""
+        self._call("startProcess", name, ignore=_ALREADY_STARTED)
+
+    def stop(self, name: str) -> None:
+        """Stop a program and wait until it is gone."""
+        self._call("stopProcess", name, wait=True, ignore=_NOT_RUNNING)
+
+    def _call(self, method: str, name: str, *, ignore: int, wait: bool = False) -> None:
+        with self._speaking() as rpc:
+            try:
+                getattr(rpc, method)(name, wait)
+            except xmlrpc.client.Fault as fault:
+                if fault.faultCode == _BAD_NAME:
+                    known = ", ".join(state.name for state in self.states())
+                    raise LauncherError(f"no program {name!r}; there are: {known}") from None
+                if fault.faultCode != ignore:
+                    raise
+
+    def shut_down(self, timeout: float) -> None:
+        """Stop every program and supervisord itself, and wait until its process is gone.
+
+        Raises:
+            LauncherError: it was still there after ``timeout`` seconds.
+        """
+        process = psutil.Process(self.pid())
+        with self._speaking() as rpc:
+            rpc.shutdown()
+        try:
+            process.wait(timeout)
+        except psutil.TimeoutExpired:
+            raise LauncherError(
+                f"supervisord (process {process.pid}) is still stopping after {timeout:.0f} s;"
+                " `launch status` tells what it waits for"
+            ) from None

@@ -1,0 +1,99 @@
+"""Hand the programs to a supervisord that the machine already runs (``launch install --system``).
+
+Two files: the programs for supervisord's include folder, and the WebUI's start script where the
+article's readers look for it. Both carry a mark; ``uninstall`` removes marked files only.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from launcher.config import load_config
+from launcher.errors import LauncherError
+from launcher.lifecycle import check_model
+from launcher.paths import ROOT, Paths
+from launcher.programs import programs_for
+from launcher.render import RenderedFile, render_programs, write_if_changed
+from launcher.selection import select_config
+from launcher.supervisord import Supervisord
+from launcher.terminal import say
+
+MARK = "made by step3vl: `launch install --system`"
+CONF = Path("etc/supervisor/conf.d/step3vl.conf")
+SCRIPT = Path("usr/local/bin/start-webui-service.sh")
+
+
+def _files(config_path: Path, root: Path) -> list[RenderedFile]:
+    config, paths = load_config(config_path), Paths.from_environ()
+    check_model(config, config_path)
+    programs = render_programs(programs_for(config, config_path, paths), paths, config.logs)
+    script = ROOT / "start-webui-service.sh"
+    return [
+        RenderedFile(root / CONF, f"; {MARK}\n{programs}", 0o644),
+        RenderedFile(
+            root / SCRIPT,
+            f"#!/bin/sh\n# {MARK}\n# To change the port, add it here: --port 7861\n"
+            f'exec {shlex.quote(str(script))} "$@"\n',
+            0o755,
+        ),
+        RenderedFile(paths.active_config, str(config_path)),
+    ]
+
+
+def _require_root(root: Path) -> None:
+    if root == Path("/") and os.geteuid() != 0:
+        raise LauncherError("writing to /etc and /usr/local needs root: repeat it with sudo")
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        return MARK not in path.read_text(errors="replace")
+    except FileNotFoundError:
+        return False
+
+
+def install(given: str | None, root: Path, *, dry_run: bool) -> int:
+    """Write the files, or print them.
+
+    Raises:
+        LauncherError: not root, a file of somebody else's is in the way, or our own supervisord
+            runs and would start everything a second time.
+    """
+    paths = Paths.from_environ()
+    files = _files(select_config(given, paths).path, root)
+    if dry_run:
+        for file in files:
+            say(f"--- {file.path} (mode {file.mode:o})\n{file.content}")
+        return 0
+    _require_root(root)
+    foreign = [f.path for f in files if f.path != paths.active_config and _is_foreign(f.path)]
+    if foreign:
+        raise LauncherError(f"{foreign[0]} exists and is not ours; move it away first")
+    if Supervisord(paths).is_running():
+        raise LauncherError("our own supervisord runs; `launch down` first")
+    paths.make_private_folders()
+    for file in files:
+        say(f"{'wrote' if write_if_changed(file) else 'unchanged'}: {file.path}")
+    say("Now: supervisorctl reread && supervisorctl update")
+    return 0
+
+
+def uninstall(root: Path, *, dry_run: bool) -> int:
+    """Remove what ``install`` wrote."""
+    if not dry_run:
+        _require_root(root)
+    for path in (root / CONF, root / SCRIPT):
+        if not path.exists():
+            say(f"absent: {path}")
+        elif _is_foreign(path):
+            say(f"kept, not ours: {path}")
+        elif dry_run:
+            say(f"would remove: {path}")
+        else:
+            path.unlink()
+            say(f"removed: {path}")
+    if not dry_run:
+        say("Now: supervisorctl update")
+    return 0

@@ -1,0 +1,57 @@
+"""``launch test``: lint, types and tests, with a browser for the tests that need one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from launcher.errors import LauncherError
+from launcher.paths import ROOT
+from launcher.terminal import say
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_browser() -> str | None:
+    """A Chromium on PATH."""
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def ensure_browser() -> str:
+    """A Chromium, installed from the distribution where we may.
+
+    Raises:
+        LauncherError: there is none and this user cannot install one.
+    """
+    if (browser := find_browser()) is not None:
+        return browser
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say("Installing chromium for the browser tests (apt-get)")
+        for step in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
+            subprocess.run(["apt-get", *step], check=False, stdout=subprocess.DEVNULL)
+        if (browser := find_browser()) is not None:
+            return browser
+    raise LauncherError("the browser tests need Chromium: sudo apt-get install chromium")
+
+
+def run_tests(pytest_arguments: Sequence[str]) -> int:
+    """Everything that must pass before a change lands; pytest's summary comes last."""
+    if find_spec("pytest") is None:
+        raise LauncherError("the test packages are missing; run it as ./launcher/launch test")
+    environ = {**os.environ, "STEP3VL_TEST_BROWSER": ensure_browser()}
+    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
+    failed = [check for check in checks if _run(check, environ) != 0]
+    status = _run(["pytest", *pytest_arguments], environ)
+    for check in failed:
+        say(f"FAILED before the tests: {' '.join(check)}")
+    return status or (1 if failed else 0)
+
+
+def _run(command: Sequence[str], environ: dict[str, str]) -> int:
+    say(f"$ {' '.join(command)}")
+    module = [sys.executable, "-m", *command]
+    return subprocess.run(module, cwd=ROOT, env=environ, check=False).returncode

@@ -1,0 +1,59 @@
+"""``python -m webui``: the WebUI alone, told by its environment (see settings.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from webui.app import Webui
+from webui.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Tells the application that the end is near before it waits for open connections."""
+
+    def __init__(self, config: uvicorn.Config, webui: Webui) -> None:
+        super().__init__(config)
+        self._webui = webui
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        asyncio.get_event_loop().call_soon_threadsafe(self._webui.begin_shutdown)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal comes."""
+    webui = Webui(settings)
+    config = uvicorn.Config(
+        webui.asgi,
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        loop="uvloop",
+        lifespan="on",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.stop_timeout_s),
+    )
+    await Server(config, webui).serve()
+
+
+def main() -> int:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(Settings.from_environ()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

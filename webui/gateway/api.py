@@ -1,0 +1,87 @@
+"""The routes of the OpenAI API: what is offered, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from webui.gateway.errors import ApiError, engine_lost, method_not_allowed, not_found, send_error
+from webui.gateway.relay import ClientGoneError, Relay, read_body, unless, until_gone
+from webui.settings import Settings
+
+PREFIXES = ("/api/v1", "/v1")
+
+# The engine has many more paths; some load code or stop it. Only these are passed on.
+ROUTES: Mapping[str, str] = {
+    "/models": "GET",
+    "/chat/completions": "POST",
+    "/completions": "POST",
+}
+
+
+def api_path(path: str) -> str | None:
+    """The part after ``/api/v1`` or ``/v1``; None for a path that is not the API's."""
+    for prefix in PREFIXES:
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return path[len(prefix) :] or "/"
+    return None
+
+
+class Gateway:
+    """An ASGI application for the paths of :func:`api_path`."""
+
+    def __init__(self, relay: Relay, settings: Settings) -> None:
+        self._relay = relay
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except ApiError as error:
+            await send_error(send, error)
+        except ClientGoneError:
+            return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _offered_path(scope)
+        if path == "/models":
+            await unless(until_gone(receive), self._send_models(send))
+            return
+        body = await read_body(receive, scope, self._settings.max_request_mb)
+        work = self._relay.forward("POST", f"/v1{path}", body, send)
+        await unless(until_gone(receive), work)
+
+    async def _send_models(self, send: Send) -> None:
+        """The engine's list; a demo checkpoint says that it is one."""
+        response = await self._relay.open("GET", "/v1/models", None)
+        async with response:
+            if response.status != 200:
+                raise engine_lost()
+            listing: dict[str, Any] = await response.json()
+        if self._settings.notice:
+            for model in listing["data"]:
+                model["description"] = self._settings.notice
+        body = json.dumps(listing, ensure_ascii=False).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _offered_path(scope: Scope) -> str:
+    """The route of a request.
+
+    Raises:
+        ApiError: there is no such route, or not with this method.
+    """
+    # The raw path: a %2F or a .. in it must not become a route that the list does not name.
+    raw = scope.get("raw_path") or scope["path"].encode()
+    path = api_path(raw.decode("latin-1").partition("?")[0])
+    if path is None or path not in ROUTES:
+        raise not_found(scope["path"])
+    allowed = ROUTES[path]
+    if scope["method"] != allowed and (scope["method"], allowed) != ("HEAD", "GET"):
+        raise method_not_allowed(allowed)
+    return path

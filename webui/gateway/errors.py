@@ -1,0 +1,97 @@
+"""Every failure in the shape that OpenAI's clients understand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.types import Send
+
+
+@dataclass(eq=False)
+class ApiError(Exception):
+    """An answer that is an error.
+
+    ``kind`` is OpenAI's ``type``; ``code`` is what programs should look at. The message says what
+    to do, and never holds a path or an internal address.
+    """
+
+    status: int
+    message: str
+    code: str
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+    def as_event(self) -> bytes:
+        """The last events of a stream that cannot go on."""
+        return b"data: " + self.body() + b"\n\ndata: [DONE]\n\n"
+
+
+def not_found(path: str) -> ApiError:
+    return ApiError(404, f"There is no {path[:200]} here.", "not_found")
+
+
+def method_not_allowed(allowed: str) -> ApiError:
+    return ApiError(405, f"Use {allowed} here.", "method_not_allowed", headers={"allow": allowed})
+
+
+def too_large(limit_mb: int) -> ApiError:
+    return ApiError(
+        413,
+        f"The request is larger than {limit_mb} MB; send fewer or smaller images.",
+        "request_too_large",
+    )
+
+
+def engine_unavailable(message: str, retry_after: int) -> ApiError:
+    return ApiError(
+        503,
+        f"The model is not ready: {message}. Try again in a few seconds.",
+        "engine_unavailable",
+        "service_unavailable_error",
+        headers={"retry-after": str(retry_after)},
+    )
+
+
+def engine_lost() -> ApiError:
+    return ApiError(
+        502,
+        "The engine ended while it worked on this request. Send it again.",
+        "engine_restarted",
+        "server_error",
+        headers={"retry-after": "5"},
+    )
+
+
+def engine_stalled() -> ApiError:
+    return ApiError(
+        504,
+        "The engine has been silent for too long on this request. Send it again.",
+        "upstream_stalled",
+        "server_error",
+        headers={"retry-after": "5"},
+    )
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    """Answer a request that has had no answer yet."""
+    body = error.body()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **error.headers,
+    }
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,139 @@
+"""Pass a request to the engine and its answer back, as bytes and as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from starlette.types import Message, Receive, Scope, Send
+
+from webui.gateway.errors import ApiError, engine_lost, engine_stalled, too_large
+
+MEGABYTE = 1_000_000
+
+# What of an answer's headers belongs to the answer and not to the connection it came over.
+KEPT_HEADERS = ("content-type", "content-length", "x-request-id")
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection; nobody is left to answer."""
+
+
+class UnfinishedAnswerError(Exception):
+    """An answer broke off after its headers had gone out; the connection must not look complete."""
+
+
+async def read_body(receive: Receive, scope: Scope, limit_mb: int) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        ApiError: it is, or says it is, larger than ``limit_mb``.
+        ClientGoneError: it never came whole.
+    """
+    limit = limit_mb * MEGABYTE
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > limit:
+            raise too_large(limit_mb)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit_mb)
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client closes its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless(end: Awaitable[object], work: Awaitable[None]) -> None:
+    """Do ``work``, and cancel it the moment ``end`` comes."""
+    working, ending = asyncio.ensure_future(work), asyncio.ensure_future(end)
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working  # raises what it raised
+    finally:
+        for task in (working, ending):
+            task.cancel()
+        await asyncio.gather(working, ending, return_exceptions=True)
+
+
+class Relay:
+    """One engine, reached through one pool of connections."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        upstream: str,
+        unavailable: Callable[[], ApiError],
+    ) -> None:
+        self._session = session
+        self._upstream = upstream
+        self._unavailable = unavailable
+
+    async def open(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+        """Send a request and wait for the answer's headers.
+
+        Raises:
+            ApiError: the engine is not there, or left without an answer.
+        """
+        headers = {"content-type": "application/json"} if body is not None else {}
+        url = f"{self._upstream}{path}"
+        try:
+            return await self._session.request(method, url, data=body, headers=headers)
+        except aiohttp.ClientConnectorError:
+            raise self._unavailable() from None
+        except TimeoutError:
+            raise engine_stalled() from None
+        except aiohttp.ClientError:
+            raise engine_lost() from None
+
+    async def forward(self, method: str, path: str, body: bytes | None, send: Send) -> None:
+        """Relay one exchange whole."""
+        response = await self.open(method, path, body)
+        # Leaving this block before the end of the answer closes the engine's connection, and
+        # with it the engine stops generating.
+        async with response:
+            await send(_start(response))
+            try:
+                async for chunk in response.content.iter_any():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except TimeoutError:
+                await _end_early(response, engine_stalled(), send)
+            except aiohttp.ClientError:
+                await _end_early(response, engine_lost(), send)
+            await send({"type": "http.response.body", "body": b""})
+
+
+def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
+    return response.content_type == "text/event-stream"
+
+
+def _start(response: aiohttp.ClientResponse) -> Message:
+    headers = [
+        (name.encode(), response.headers[name].encode("latin-1"))
+        for name in KEPT_HEADERS
+        if name in response.headers
+    ]
+    if _is_event_stream(response):
+        # Proxies in front of us must neither collect nor keep a stream.
+        headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    return {"type": "http.response.start", "status": response.status, "headers": headers}
+
+
+async def _end_early(response: aiohttp.ClientResponse, error: ApiError, send: Send) -> None:
+    """End a broken answer so that it cannot be taken for a whole one."""
+    if not _is_event_stream(response):
+        raise UnfinishedAnswerError(error.code)
+    await send({"type": "http.response.body", "body": error.as_event(), "more_body": True})

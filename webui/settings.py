@@ -1,0 +1,46 @@
+"""What the WebUI is told, all of it through the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes in MB of a million bytes, times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    upstream: str = "http://127.0.0.1:8000"
+    model: str = "Step3-VL-10B"
+    notice: str = ""
+    max_request_mb: int = 64
+    max_upload_mb: int = 20
+    stop_timeout_s: float = 10.0
+    upstream_idle_s: float = 300.0
+    engine_state: Path | None = None
+    address_file: Path | None = None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read ``WEBUI_HOST``, ``WEBUI_PORT``, ...; what is not set keeps its default."""
+
+        def path(name: str) -> Path | None:
+            return Path(value) if (value := environ.get(name)) else None
+
+        return cls(
+            host=environ.get("WEBUI_HOST", cls.host),
+            port=int(environ.get("WEBUI_PORT", cls.port)),
+            upstream=environ.get("WEBUI_UPSTREAM", cls.upstream).rstrip("/"),
+            model=environ.get("WEBUI_MODEL", cls.model),
+            notice=environ.get("WEBUI_NOTICE", cls.notice),
+            max_request_mb=int(environ.get("WEBUI_MAX_REQUEST_MB", cls.max_request_mb)),
+            max_upload_mb=int(environ.get("WEBUI_MAX_UPLOAD_MB", cls.max_upload_mb)),
+            stop_timeout_s=float(environ.get("WEBUI_STOP_TIMEOUT_S", cls.stop_timeout_s)),
+            upstream_idle_s=float(environ.get("WEBUI_UPSTREAM_IDLE_S", cls.upstream_idle_s)),
+            engine_state=path("WEBUI_ENGINE_STATE"),
+            address_file=path("WEBUI_ADDRESS_FILE"),
+        )
