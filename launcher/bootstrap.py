@@ -7,6 +7,7 @@ already there. So an interrupted run is simply repeated.
 
 from __future__ import annotations
 
+import configparser
 import fcntl
 import hashlib
 import os
@@ -72,16 +73,27 @@ def installed_extras() -> list[str]:
 
 def fingerprint(extras: list[str]) -> str:
     """Content of the stamp file: a hash of what decides the packages, and the extras."""
-    digest = hashlib.sha256()
-    for path in (ROOT / "setup.cfg", ROOT / "launcher" / "wheels.py"):
-        digest.update(path.read_bytes())
-    digest.update(f"{ROOT} {sys.version_info[:2]}".encode())
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    # The tools' settings in the same file decide nothing about packages.
+    deciding = [name for name in settings.sections() if name.startswith("options")]
+    content = [(name, sorted(settings[name].items())) for name in deciding]
+    repairs = (ROOT / "launcher" / "wheels.py").read_text(encoding="utf-8")
+    digest = hashlib.sha256(repr((str(ROOT), content, repairs)).encode())
     return f"{digest.hexdigest()}\n{','.join(extras)}\n"
 
 
 def is_current(extras: list[str]) -> bool:
     """Whether nothing needs installing."""
     return STAMP.is_file() and STAMP.read_text() == fingerprint(extras)
+
+
+def may_install(command: str) -> bool:
+    """Only commands that begin something change an environment that was once finished.
+
+    ``status`` and ``down`` must work without a network, and so must a restart by supervisord.
+    """
+    return command in {"up", "test"} or not STAMP.is_file()
 
 
 def say(message: str) -> None:
@@ -224,8 +236,9 @@ def install(extras: list[str]) -> None:
 
 def main(arguments: list[str]) -> NoReturn:
     try:
-        extras = wanted_extras(arguments[0] if arguments else "")
-        if not is_current(extras):
+        command = arguments[0] if arguments else ""
+        extras = wanted_extras(command)
+        if may_install(command) and not is_current(extras):
             install(extras)
     except BootstrapError as error:
         say(f"launch: {error}")

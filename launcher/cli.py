@@ -70,7 +70,7 @@ def _render(arguments: argparse.Namespace) -> int:
 
 
 def _sample_config(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(sample_yaml(PROFILES[arguments.profile]))
+    sys.stdout.write(sample_yaml(PROFILES[arguments.profile].for_anywhere()))
     return 0
 
 
@@ -95,7 +95,7 @@ def _uninstall(arguments: argparse.Namespace) -> int:
 def _test(arguments: argparse.Namespace) -> int:
     from launcher.testing import run_tests
 
-    return run_tests(arguments.pytest_arguments)
+    return run_tests(arguments.rest)
 
 
 def _port(text: str) -> int:
@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("name", metavar="NAME", help=f"{ENGINE}, {WEBUI} or supervisord")
     logs.add_argument("-f", "--follow", action="store_true", help="and what is added to it")
     logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
-    add_config(add("check", _check, "say what is wrong with the configuration; changes nothing"))
+    add_config(add("check", _check, "say what would stand in the way of `up`; changes nothing"))
     render = add("render", _render, "write supervisord's files without starting anything")
     add_config(render)
     render.add_argument("--out", metavar="DIR", help="write them there instead")
@@ -143,10 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     execute.add_argument("--host", help=f"{WEBUI}: listen there, whatever the YAML says")
     execute.add_argument("--port", type=_port, help=f"{WEBUI}: likewise")
     _add_system_commands(add, add_config)
-    test = add("test", _test, "run this package's own tests")
-    test.add_argument(
-        "pytest_arguments", nargs=argparse.REMAINDER, metavar="...", help="passed on to pytest"
-    )
+    add("test", _test, "run this package's own tests; what follows is passed on to pytest")
     return parser
 
 
@@ -171,5 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 something outside the configuration stood in the way; 2 the configuration or the
         command line is wrong; 78 from ``exec``: trying again would not help; 130 interrupted.
     """
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments, arguments_rest = parser.parse_known_args(argv)
+    if arguments_rest and arguments.handler is not _test:
+        parser.error(f"unrecognized arguments: {' '.join(arguments_rest)}")
+    arguments.rest = arguments_rest
     return run_guarded(lambda: int(arguments.handler(arguments)), Paths.from_environ().launcher_log)

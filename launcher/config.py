@@ -100,7 +100,7 @@ class EngineConfig(_Section):
         description="A program to run in place of this environment's vLLM; it gets the options.",
     )
     start_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=1800.0, description="Seconds from start to ready before the start is given up."
+        default=1800.0, description="Seconds from start to ready; a slower start is begun anew."
     )
     stop_timeout_s: Annotated[float, Field(ge=5)] = Field(
         default=30.0, description="Seconds that running requests get to finish at a stop."

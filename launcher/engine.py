@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,28 +138,21 @@ def is_healthy(port: int, timeout: float = 1.0) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids below ``pid``, from /proc; none of them is a zombie."""
+    """Process ids below ``pid``, from /proc; ended ones that nobody collected included."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError, IndexError, ValueError):
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(entry.name))
+            # "pid (name) state parent ...", and the name may hold anything.
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            children.setdefault(int(parent), []).append(int(entry.name))
     found, waiting = [], [pid]
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
         waiting += below
     return found
-
-
-def reap(pids: Iterable[int]) -> None:
-    """Collect those adopted children that have ended."""
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
 
 
 class Engine:
@@ -199,7 +192,7 @@ class Engine:
         if self._stopping_since is not None:  # asked to stop while we started
             child.terminate()
         timed_out = self._watch(child)
-        self._kill_the_rest()
+        self._kill_the_rest(child)
         return self._verdict(child.wait(), timed_out)
 
     def _give_up(self) -> int:
@@ -276,15 +269,18 @@ class Engine:
                 if self._log.feed(line.decode(errors="replace")) and not self._announced:
                     self._state.write(self._log.phase.name, self._log.phase.message)
 
-    def _kill_the_rest(self) -> None:
+    def _kill_the_rest(self, child: subprocess.Popen[bytes]) -> None:
         """End every process below this one, the adopted included, and collect them."""
-        own = self._child.pid if self._child else None  # Popen collects its own
         deadline = time.monotonic() + KILL_GRACE_S
         while (left := descendants(os.getpid())) and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            reap(pid for pid in left if pid != own)
+            child.poll()  # Popen collects its own; the rest was adopted
+            for pid in left:
+                if pid != child.pid:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
             time.sleep(0.02)
 
     def _verdict(self, status: int, timed_out: bool) -> int:

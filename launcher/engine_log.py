@@ -16,6 +16,8 @@ _SHARDS = re.compile(r"checkpoint shards:\s*\d+% Completed \| (\d+)/(\d+)")
 
 # The first match decides. Lines that match nothing change nothing.
 _PHASES: tuple[tuple[str, str, str], ...] = (
+    ("Resolved architecture", STARTING, "starting vLLM: read the model's configuration"),
+    ("Initializing a V1 LLM engine", STARTING, "starting vLLM: engine process"),
     ("Starting to load model", LOADING, "loading the model"),
     ("Loading weights took", WARMING, "warming up"),
     ("torch.compile took", WARMING, "warming up: compiled"),

@@ -11,7 +11,7 @@ from launcher.errors import LauncherError
 from launcher.host_checks import listen_problem
 from launcher.lifecycle import check_model
 from launcher.paths import Paths
-from launcher.programs import ENGINE, Process, engine_process, webui_process
+from launcher.programs import ENGINE, WEBUI, Process, engine_process, webui_process
 from launcher.selection import select_config
 
 
@@ -44,6 +44,9 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
     else:
         listen_on = (host or settings.webui.host, port or settings.webui.port)
         process = webui_process(settings, paths, *listen_on)
+        if os.environ.get("SUPERVISOR_PROCESS_NAME") != WEBUI:
+            # One started by hand beside the service must not pass for the service's own.
+            process.env.pop("WEBUI_ADDRESS_FILE")
     if (problem := listen_problem(*listen_on)) is not None:
         raise CannotStartError(f"{name}: {problem}")
     _become(process)

@@ -21,6 +21,7 @@ from launcher.selection import active_config, select_config
 from launcher.supervisord import RUNNING, STARTING, ProgramState, Supervisord
 from launcher.terminal import ProgressLine, say, warn
 
+WEBUI_START_S = 60.0
 PUBLIC_HOSTS = {"0.0.0.0", "::"}  # noqa: S104  (compared with, not listened on)
 
 
@@ -90,9 +91,9 @@ def _is_alive(program: ProgramState) -> bool:
 
 def _start_programs(supervisord: Supervisord, paths: Paths) -> None:
     """Bring every program up, with the traces of an earlier failure removed."""
+    paths.engine_crashes.unlink(missing_ok=True)
     if not supervisord.is_running():
         paths.engine_state.unlink(missing_ok=True)
-        paths.engine_crashes.unlink(missing_ok=True)
         supervisord.ensure_running()
         return
     supervisord.update()
@@ -175,7 +176,11 @@ def restart(name: str) -> int:
     supervisord.stop(name)
     paths.engine_crashes.unlink(missing_ok=True)
     supervisord.start(name)
-    return _wait(supervisord, paths, config, began)
+    if name == ENGINE:
+        return _wait(supervisord, paths, config, began)
+    address = StartWatch(supervisord, paths, began, ProgressLine()).wait_for_webui(WEBUI_START_S)
+    say(f"{WEBUI} answers at {address.url}")
+    return 0
 
 
 def _status_words(program: ProgramState, paths: Paths) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launcher.paths import ROOT
@@ -28,7 +28,15 @@ class Profile:
 
     @property
     def path(self) -> str:
+        """The file that comes with the package."""
         return str(ROOT / "deploy" / self.file_name)
+
+    def for_anywhere(self) -> Profile:
+        """The same, with a folder that does not depend on where the file is kept."""
+        model = dict(self.values["model"])
+        if "folder" in model:
+            model["folder"] = str(ROOT / "deploy" / model["folder"])
+        return replace(self, values={**self.values, "model": model})
 
 
 DEMO = Profile(

@@ -32,7 +32,7 @@ class Process:
     """What is executed: argument vector and the environment variables added to the caller's."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: dict[str, str]
 
 
 @dataclass(frozen=True)

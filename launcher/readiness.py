@@ -14,7 +14,7 @@ import psutil
 
 from launcher.errors import LauncherError
 from launcher.paths import Paths
-from launcher.programs import ENGINE
+from launcher.programs import ENGINE, WEBUI
 from launcher.supervisord import FATAL, ProgramState, Supervisord
 from launcher.terminal import ProgressLine
 
@@ -138,6 +138,21 @@ class StartWatch:
             self._progress.end()
         raise LauncherError(f"not ready after {timeout:.0f} s; `launch logs {ENGINE}` tells more")
 
+    def wait_for_webui(self, timeout: float) -> Address:
+        """Wait for the WebUI alone, whatever the engine does; where it listens.
+
+        Raises:
+            LauncherError: it ended or the time is over.
+        """
+        while self._clock() - self._since < timeout:
+            for program in self._supervisord.states():
+                if program.name == WEBUI and program.state in ENDED:
+                    raise LauncherError(self._why(program))
+            if (address := read_webui_address(self._paths)) is not None:
+                return address
+            time.sleep(POLL_S)
+        raise LauncherError(f"not up after {timeout:.0f} s; `launch logs {WEBUI}` tells more")
+
     def _look(self) -> Address | None:
         for program in self._supervisord.states():
             if program.state in ENDED:
@@ -157,7 +172,10 @@ class StartWatch:
     def _engine_failure(self, engine: EngineState) -> str:
         evidence = f"\n    {engine.evidence}" if engine.evidence else ""
         log = self._paths.log_of(ENGINE)
-        return f"{ENGINE} failed: {engine.message}{evidence}\n  all of its log: {log}"
+        return (
+            f"{ENGINE} failed: {engine.message}{evidence}\n  all of its log: {log}"
+            "\n  `launch status` shows whether it is started again"
+        )
 
     def _why(self, program: ProgramState) -> str:
         engine = read_engine_state(self._paths)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.config import load_config
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_model
 from launcher.paths import ROOT, Paths
-from launcher.programs import programs_for
+from launcher.programs import WEBUI, programs_for
 from launcher.render import RenderedFile, render_programs, write_if_changed
 from launcher.selection import select_config
 from launcher.supervisord import Supervisord
@@ -28,10 +29,15 @@ SCRIPT = Path("usr/local/bin/start-webui-service.sh")
 def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     config, paths = load_config(config_path), Paths.from_environ()
     check_model(config, config_path)
-    programs = render_programs(programs_for(config, config_path, paths), paths, config.logs)
+    programs = [
+        # The script that the article's readers edit is the one that must count.
+        replace(program, command=(str(root / SCRIPT),)) if program.name == WEBUI else program
+        for program in programs_for(config, config_path, paths)
+    ]
+    rendered = render_programs(programs, paths, config.logs)
     script = ROOT / "start-webui-service.sh"
     return [
-        RenderedFile(root / CONF, f"; {MARK}\n{programs}", 0o644),
+        RenderedFile(root / CONF, f"; {MARK}\n{rendered}", 0o644),
         RenderedFile(
             root / SCRIPT,
             f"#!/bin/sh\n# {MARK}\n# To change the port, add it here: --port 7861\n"
@@ -75,7 +81,10 @@ def install(given: str | None, root: Path, *, dry_run: bool) -> int:
         raise LauncherError("our own supervisord runs; `launch down` first")
     paths.make_private_folders()
     for file in files:
-        say(f"{'wrote' if write_if_changed(file) else 'unchanged'}: {file.path}")
+        if file.path == root / SCRIPT and file.path.exists():
+            say(f"kept, with your changes: {file.path}")
+        else:
+            say(f"{'wrote' if write_if_changed(file) else 'unchanged'}: {file.path}")
     say("Now: supervisorctl reread && supervisorctl update")
     return 0
 

@@ -106,7 +106,9 @@ def _address_file(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text())["pid"] == os.getpid():
+                path.unlink()
 
 
 async def _unexpected(_request: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,16 @@ FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "san
 MONO_FONTS = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
 
+# The share button of a picture would post it to another site.
+CSS = """
+#banner .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%;
+               margin-right: .5em; background: #d97706; }
+#banner .dot.good { background: #059669; }
+#banner .dot.bad { background: #dc2626; }
+#talk button[aria-label="Share"], #talk button[title="Share"] { display: none; }
+"""
+
+
 def build_theme() -> gr.themes.Base:
     return gr.themes.Soft(primary_hue="teal", font=FONTS, font_mono=MONO_FONTS)
 
@@ -81,9 +91,9 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
     handlers = Handlers(session)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
         gr.Markdown("# STEP3-VL")
-        banner = gr.Markdown("🟡 Asking the engine …", elem_id="banner")
+        banner = gr.HTML("Asking the engine …", elem_id="banner")
         if settings.notice:
-            gr.Markdown(f"ℹ️ {settings.notice}", elem_id="notice")
+            gr.Markdown(settings.notice, elem_id="notice")
         talk = gr.State(Conversation())
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -134,7 +144,8 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
         }
         asked.then(**settled)
         question.stop(**settled, cancels=[asked])
-        new_talk.click(handlers.clear, None, outputs, cancels=[asked], queue=False)
+        for trigger in (new_talk.click, chatbot.clear):
+            trigger(handlers.clear, None, outputs, cancels=[asked], queue=False)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
     return page.queue(max_size=WAITING_ANSWERS, api_open=False)
@@ -147,6 +158,7 @@ def build_app(session: ChatSession, settings: Settings) -> FastAPI:
         build_page(session, settings),
         path="/",
         theme=build_theme(),
+        css=CSS,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

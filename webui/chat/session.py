@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -74,13 +75,18 @@ class ChatSession:
         return str(error) if status.ready else f"The model is not ready: {status.message}."
 
     async def banner(self) -> str:
-        """A line on the engine's state, in Markdown."""
+        """A line on the engine's state, as HTML: a coloured dot and words."""
         status = await self._probe.status()
         if status.ready:
-            return f"🟢 **{self._model}** is ready"
+            return _dot("good") + f"<b>{html.escape(self._model)}</b> is ready"
         seconds = f" ({status.seconds:.0f} s)" if status.seconds is not None else ""
-        sign = "🔴" if status.phase in {"failed", "down", "stopped"} else "🟡"
-        return f"{sign} The model is not ready yet: **{status.message}**{seconds}"
+        colour = "bad" if status.phase in {"failed", "down", "stopped"} else "waiting"
+        words = html.escape(status.message)
+        return _dot(colour) + f"The model is not ready yet: <b>{words}</b>{seconds}"
+
+
+def _dot(colour: str) -> str:
+    return f'<span class="dot {colour}"></span>'
 
 
 def finished(conversation: Conversation) -> Conversation:

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from webui.gateway.errors import ApiError, engine_lost, method_not_allowed, not_found, send_error
-from webui.gateway.relay import ClientGoneError, Relay, read_body, unless, until_gone
+from webui.gateway.relay import ClientGoneError, Relay, read_body, refuse_unread, unless, until_gone
 from webui.settings import Settings
 
 PREFIXES = ("/api/v1", "/v1")
@@ -41,7 +41,10 @@ class Gateway:
         try:
             await self._answer(scope, receive, send)
         except ApiError as error:
-            await send_error(send, error)
+            if error.status == 413:
+                await refuse_unread(receive, send, error)
+            else:
+                await send_error(send, error)
         except ClientGoneError:
             return
 
@@ -61,8 +64,9 @@ class Gateway:
             if response.status != 200:
                 raise engine_lost()
             listing: dict[str, Any] = await response.json()
-        if self._settings.notice:
-            for model in listing["data"]:
+        for model in listing["data"]:
+            model["root"] = model["id"]  # the engine tells the folder on this machine
+            if self._settings.notice:
                 model["description"] = self._settings.notice
         body = json.dumps(listing, ensure_ascii=False).encode()
         headers = [(b"content-type", b"application/json")]

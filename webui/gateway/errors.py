@@ -33,6 +33,17 @@ class ApiError(Exception):
         }
         return json.dumps({"error": error}, ensure_ascii=False).encode()
 
+    def response(self) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """The body, and the headers as ASGI wants them."""
+        body = self.body()
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            **self.headers,
+        }
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        return body, raw
+
     def as_event(self) -> bytes:
         """The last events of a stream that cannot go on."""
         return b"data: " + self.body() + b"\n\ndata: [DONE]\n\n"
@@ -86,12 +97,6 @@ def engine_stalled() -> ApiError:
 
 async def send_error(send: Send, error: ApiError) -> None:
     """Answer a request that has had no answer yet."""
-    body = error.body()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        **error.headers,
-    }
-    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    body, headers = error.response()
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -11,6 +12,10 @@ from starlette.types import Message, Receive, Scope, Send
 from webui.gateway.errors import ApiError, engine_lost, engine_stalled, too_large
 
 MEGABYTE = 1_000_000
+
+# How long, and how much, to read of a refused body.
+LINGER_S = 1.0
+LINGER_MB = 16
 
 # What of an answer's headers belongs to the answer and not to the connection it came over.
 KEPT_HEADERS = ("content-type", "content-length", "x-request-id")
@@ -48,6 +53,26 @@ async def read_body(receive: Receive, scope: Scope, limit_mb: int) -> bytes:
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+async def refuse_unread(receive: Receive, send: Send, error: ApiError) -> None:
+    """Answer a request whose body is not wanted, and read on a little before closing.
+
+    Closing at once would reset the connection while the client still writes, and it would never
+    see the answer.
+    """
+    body, headers = error.response()
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            left = LINGER_MB * MEGABYTE
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    break
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def until_gone(receive: Receive) -> None:

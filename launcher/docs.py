@@ -1,0 +1,48 @@
+"""Write what is generated into the documents: samples in deploy/, table and help in the README.
+
+    python -m launcher.docs
+
+The tests fail when a document and the program say different things; this makes them agree again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from launcher.paths import ROOT
+from launcher.profiles import PROFILES
+from launcher.sample import options_table, sample_yaml
+
+
+def help_text() -> str:
+    """The command line's help, 80 columns wide."""
+    os.environ["COLUMNS"] = "80"
+    from launcher.cli import build_parser
+
+    return build_parser().format_help()
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """``text`` with the lines between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    return pattern.sub(lambda found: f"{found[1]}{content}{found[2]}", text)
+
+
+def generated() -> dict[Path, str]:
+    """Each document with its generated parts as they should be."""
+    readme = ROOT / "README.md"
+    text = with_block(readme.read_text(), "options", options_table())
+    text = with_block(text, "help", f"```text\n{help_text()}```\n")
+    return {readme: text} | {Path(p.path): sample_yaml(p) for p in PROFILES.values()}
+
+
+def main() -> int:
+    for path, content in generated().items():
+        path.write_text(content)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

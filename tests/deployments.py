@@ -1,0 +1,108 @@
+"""A deployment under a real supervisord, a stand-in engine, a WebUI over it: what tests hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LAUNCH = [sys.executable, "-P", "-m", "launcher"]
+
+
+@dataclass
+class Deployment:
+    """A YAML of its own, its ports, and the commands on it."""
+
+    config: Path
+    home: Path
+    webui_port: int
+    engine_port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.webui_port}"
+
+    @property
+    def engine_url(self) -> str:
+        return f"http://127.0.0.1:{self.engine_port}"
+
+    def launch(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command of the launcher to its end."""
+        return subprocess.run(
+            [*LAUNCH, *arguments], capture_output=True, text=True, timeout=timeout, cwd=self.home
+        )
+
+    def up(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        return self.launch("up", "--config", str(self.config), *arguments, **more)
+
+    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``supervisorctl`` as a user types it, with no -c; cwd is anywhere."""
+        return subprocess.run(
+            [self.home / "bin" / "supervisorctl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+        )
+
+    def edit(self, section: str, **values: Any) -> None:
+        """Change keys of the YAML."""
+        document = yaml.safe_load(self.config.read_text())
+        document.setdefault(section, {}).update(values)
+        self.config.write_text(yaml.safe_dump(document))
+
+    def script(self, **script: Any) -> None:
+        """How the stand-in behaves from its next start on."""
+        self.edit("engine", environment={"FAKE_VLLM": json.dumps(script)})
+
+
+@dataclass
+class Engine:
+    """A stand-in engine that runs, and what can be asked of it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def script(self, **script: Any) -> None:
+        """Behave like this from now on, and forget what was seen."""
+        request = urllib.request.Request(
+            f"{self.url}/fake/script",
+            json.dumps(script).encode(),
+            {"content-type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=5).close()
+
+    def seen(self) -> list[dict[str, Any]]:
+        with urllib.request.urlopen(f"{self.url}/fake/seen", timeout=5) as response:
+            return json.load(response)
+
+
+@dataclass
+class Webui:
+    """A WebUI process over a stand-in engine."""
+
+    url: str
+    engine: Engine
+    process: subprocess.Popen[bytes]
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(15)
+    finally:
+        process.kill()

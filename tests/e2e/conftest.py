@@ -1,0 +1,90 @@
+"""The real thing: the demo configuration with the real vLLM, started once for all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+import yaml
+from deployments import LAUNCH
+from playwright.sync_api import Browser, Page, sync_playwright
+from support import ROOT, free_port
+
+# As root, Chromium refuses its sandbox; the rest keeps it from calling home.
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass
+class Box:
+    """A machine on which `up` has been typed."""
+
+    home: Path
+    url: str
+    output: str
+
+    def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "STEP3VL_HOME": str(self.home)}
+        command = [*LAUNCH, *arguments]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+
+    def processes(self) -> list[psutil.Process]:
+        """supervisord and everything below it."""
+        supervisord = psutil.Process(int((self.home / "run" / "supervisord.pid").read_text()))
+        return [supervisord, *supervisord.children(recursive=True)]
+
+    def client(self, prefix: str = "/api/v1") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}{prefix}", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """deploy/demo.yaml with ports and files of its own, up and ready."""
+    home = tmp_path_factory.mktemp("box")
+    document = yaml.safe_load((ROOT / "deploy" / "demo.yaml").read_text())
+    port = free_port()
+    document["model"]["folder"] = str(ROOT / "deploy" / "models" / "step3-vl-demo")
+    document["engine"]["port"] = free_port()
+    document["webui"] = {"port": port}
+    config = home / "demo.yaml"
+    config.write_text(yaml.safe_dump(document))
+    started = Box(home, f"http://127.0.0.1:{port}", "")
+    try:
+        result = started.launch("up", "--config", str(config))
+        assert result.returncode == 0, result.stdout + result.stderr
+        started.output = result.stdout
+        yield started
+    finally:
+        started.launch("down")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The Chromium that `launch test` found."""
+    path = os.environ.get("STEP3VL_TEST_BROWSER")
+    assert path, "run the tests with ./launcher/launch test, which finds a browser"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A visitor of its own, with no cookies of the others."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    visitor = context.new_page()
+    yield visitor
+    context.close()

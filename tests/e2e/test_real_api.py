@@ -1,0 +1,174 @@
+"""The OpenAI API on the real vLLM with the real StepVL architecture."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import openai
+import pytest
+from e2e.conftest import Box
+from support import png
+
+pytestmark = pytest.mark.real
+
+ANSWER_START = "Hello! This is the demo checkpoint of STEP3-VL"
+ANSWER_END = "on a GPU."
+THOUGHT = "An untrained demo checkpoint cannot see."
+
+
+def picture(width: int, height: int, colour: str) -> dict[str, Any]:
+    encoded = base64.b64encode(png(width, height, colour)).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
+
+
+def words(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def ask(box: Box, content: Any, **more: Any) -> Any:
+    messages = content if isinstance(content, list) and "role" in content[0] else None
+    return box.client().chat.completions.create(
+        model=more.pop("model", "Step3-VL-10B"),
+        messages=messages or [{"role": "user", "content": content}],
+        max_tokens=200,
+        **more,
+    )
+
+
+def is_whole(text: str) -> bool:
+    return text.startswith(ANSWER_START) and text.endswith(ANSWER_END)
+
+
+def test_up_says_what_it_chose_and_where_it_is(box: Box) -> None:
+    """The last lines of `up` are the model, that it is a demo, and the two URLs."""
+    url = box.url.replace("127.0.0.1", "localhost")
+    tail = box.output.splitlines()[-4:]
+    assert tail[0].endswith(": Step3-VL-demo")
+    assert "Demo checkpoint" in tail[1]
+    assert tail[2:] == [f"  Page:       {url}", f"  OpenAI API: {url}/api/v1"]
+
+
+def test_text(box: Box) -> None:
+    """A text question: the model thinks, closes its thought, answers and stops by itself."""
+    answer = ask(box, "Hello, introduce yourself.")
+    choice = answer.choices[0]
+    assert answer.model == "Step3-VL-demo"
+    assert choice.finish_reason == "stop"
+    assert choice.message.reasoning == THOUGHT
+    assert is_whole(choice.message.content)
+
+
+@pytest.mark.parametrize("model", ["Step3-VL-10B", "Step3-VL-demo"])
+def test_both_names_answer(box: Box, model: str) -> None:
+    """The article's name is an alias of the demo's own."""
+    assert is_whole(ask(box, "hi", model=model).choices[0].message.content)
+
+
+def test_models_say_that_it_is_a_demo(box: Box) -> None:
+    """Nobody can take the checkpoint for the 10 B model."""
+    models = box.client("/v1").models.list().data
+    assert [m.id for m in models] == ["Step3-VL-demo", "Step3-VL-10B"]
+    assert all("Demo checkpoint" in m.description for m in models)
+
+
+def test_one_picture_costs_what_the_processor_makes_of_it(box: Box) -> None:
+    """A picture below 728 px is one view of 169 tokens and two marks."""
+    text = ask(box, [words("What is it?")]).usage.prompt_tokens
+    both = ask(box, [picture(640, 480, "red"), words("What is it?")])
+    assert both.usage.prompt_tokens - text == 171
+    assert is_whole(both.choices[0].message.content)
+
+
+def test_two_pictures_in_one_message(box: Box) -> None:
+    """A small one and one that is cut into crops: 171, and 836 tokens for 1920x1080."""
+    text = ask(box, [words("Compare.")]).usage.prompt_tokens
+    pictures = [picture(640, 480, "red"), words("Compare."), picture(1920, 1080, "blue")]
+    answer = ask(box, pictures)
+    assert answer.usage.prompt_tokens - text == 171 + 836
+    assert is_whole(answer.choices[0].message.content)
+
+
+def test_second_turn_still_holds_the_picture(box: Box) -> None:
+    """A picture of turn one is part of turn two's prompt."""
+    first = [picture(640, 480, "green"), words("What is it?")]
+    reply = ask(box, first).choices[0].message.content
+    talk = [
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": reply},
+        {"role": "user", "content": "And its colour?"},
+    ]
+    without = [{"role": "user", "content": [words("What is it?")]}, *talk[1:]]
+    seen, unseen = (ask(box, messages).usage.prompt_tokens for messages in (talk, without))
+    assert seen - unseen == 171
+
+
+def test_stream_is_the_same_answer_in_pieces(box: Box) -> None:
+    """Thought first, then the answer, then the reason for the end."""
+    whole = ask(box, "hi", temperature=0).choices[0].message
+    chunks = list(ask(box, "hi", temperature=0, stream=True))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    answer = [delta.content for delta in deltas if delta.content]
+    thought = [delta.reasoning for delta in deltas if getattr(delta, "reasoning", None)]
+    assert ("".join(answer), "".join(thought)) == (whole.content, whole.reasoning)
+    assert len(answer) > 10
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_without_thinking(box: Box) -> None:
+    """A thinking budget of 0 gives the answer at once."""
+    message = ask(box, "hi", extra_body={"thinking_token_budget": 0}).choices[0].message
+    assert not message.reasoning
+    assert is_whole(message.content)
+
+
+def test_completions(box: Box) -> None:
+    """The older text route works too."""
+    completion = box.client().completions.create(
+        model="Step3-VL-10B", prompt="Once upon a time", max_tokens=200
+    )
+    assert is_whole(completion.choices[0].text)
+
+
+def test_the_articles_smallest_program(box: Box) -> None:
+    """A picture, "what is in this picture", max_tokens 200, by plain HTTP: 200 and text."""
+    document = {
+        "model": "Step3-VL-10B",
+        "messages": [
+            {"role": "user", "content": [picture(800, 600, "blue"), words("图片里有什么?")]}
+        ],
+        "max_tokens": 200,
+    }
+    request = urllib.request.Request(
+        f"{box.url}/api/v1/chat/completions",
+        json.dumps(document).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        assert response.status == 200
+        assert is_whole(json.load(response)["choices"][0]["message"]["content"])
+
+
+def test_the_engine_fetches_nothing(box: Box) -> None:
+    """An image URL is refused by the engine instead of being fetched by it."""
+    link = {"type": "image_url", "image_url": {"url": f"{box.url}/livez"}}
+    with pytest.raises(openai.BadRequestError):
+        ask(box, [link, words("What is it?")])
+
+
+def test_ready_and_alive(box: Box) -> None:
+    """Both health routes say yes."""
+    for path in ("/livez", "/readyz"):
+        with urllib.request.urlopen(f"{box.url}{path}", timeout=5) as response:
+            assert response.status == 200
+
+
+def test_no_secret_or_setting_shows_in_the_inis_of_supervisord(box: Box) -> None:
+    """The rendered file holds fixed commands; the YAML's values are not in it."""
+    text = (box.home / "etc" / "supervisord.conf").read_text()
+    assert "Step3-VL" not in text
+    assert "max-model-len" not in text
+    assert "inet_http_server" not in text.replace("no inet_http_server", "")

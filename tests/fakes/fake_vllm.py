@@ -1,0 +1,229 @@
+"""A stand-in for vLLM: a program of its own, with faults on demand, that records what it saw.
+
+    python fake_vllm.py --host 127.0.0.1 --port 8000 --served-model-name NAME ... [any other option]
+
+It answers at once with words that repeat the question, so that a test can check an answer. How it
+behaves is a :class:`Script`, given as JSON in the environment variable ``FAKE_VLLM`` and replaced
+at any time by ``POST /fake/script``; ``GET /fake/seen`` lists the requests so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+LOAD_LINES = (
+    "(Worker pid=1) INFO 01-01 00:00:00 [runner.py:1] Starting to load model fake...",
+    "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:00<00:00,  1.0it/s]\r",
+    "(Worker pid=1) INFO 01-01 00:00:00 [loader.py:1] Loading weights took 0.01 seconds",
+    "(EngineCore pid=1) INFO 01-01 00:00:00 [core.py:1] init engine (profile, create kv cache,"
+    " warmup model) took 0.01 s",
+)
+
+
+@dataclass
+class Script:
+    """How to behave; times in seconds."""
+
+    load_s: float = 0.0
+    """From start to listening."""
+    last_words: list[str] = field(default_factory=list)
+    """Printed before ``exit_code`` takes effect."""
+    exit_code: int | None = None
+    """Leave with this code instead of listening."""
+    exit_after_s: float | None = None
+    """Leave with ``exit_code`` this long after listening began."""
+    ignore_term: bool = False
+    leave_child: bool = False
+    """Start a child that outlives this process."""
+    words: int = 8
+    """Length of an answer."""
+    delay_s: float = 0.0
+    """Before each word."""
+    break_after: int | None = None
+    """Cut the connection after so many words."""
+    stall_after: int | None = None
+    """Say nothing more after so many words."""
+    status: int = 200
+    """Anything else: answer with an error of vLLM's shape."""
+
+
+@dataclass
+class Seen:
+    """A request, as it came and how it ended."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+    outcome: str = "running"
+    ended_at: float | None = None
+
+
+class FakeVllm:
+    def __init__(self, script: Script, names: list[str]) -> None:
+        self.script = script
+        self.names = names
+        self.seen: list[Seen] = []
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=200_000_000)
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/v1/completions", self.chat)
+        app.router.add_get("/fake/seen", self.list_seen)
+        app.router.add_post("/fake/script", self.set_script)
+        app.router.add_route("*", "/{tail:.*}", self.anything)
+        return app
+
+    async def health(self, _request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def list_seen(self, _request: web.Request) -> web.Response:
+        return web.json_response([asdict(seen) for seen in self.seen])
+
+    async def set_script(self, request: web.Request) -> web.Response:
+        self.script = Script(**await request.json())
+        self.seen.clear()
+        return web.Response()
+
+    async def anything(self, request: web.Request) -> web.Response:
+        seen = await self._note(request)
+        seen.outcome = "not found"
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    async def _note(self, request: web.Request) -> Seen:
+        raw = await request.read()
+        with contextlib.suppress(ValueError):
+            raw = json.loads(raw)
+        body = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+        seen = Seen(request.method, request.raw_path, dict(request.headers), body)
+        self.seen.append(seen)
+        return seen
+
+    async def models(self, request: web.Request) -> web.Response:
+        (await self._note(request)).outcome = "done"
+        data = [{"id": name, "object": "model", "owned_by": "fake"} for name in self.names]
+        return web.json_response({"object": "list", "data": data})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        seen = await self._note(request)
+        try:
+            response = await self._answer(request, seen.body)
+        except (asyncio.CancelledError, ConnectionResetError):
+            seen.outcome, seen.ended_at = "aborted", time.time()
+            raise
+        seen.outcome, seen.ended_at = "done", time.time()
+        return response
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if self.script.status != 200:
+            error = {"message": "as the script says", "type": "FakeError", "code": 1, "param": None}
+            return web.json_response({"error": error}, status=self.script.status)
+        words = answer_words(body, self.script.words)
+        if body.get("stream"):
+            return await self._stream(request, words)
+        for _ in words:
+            await asyncio.sleep(self.script.delay_s)
+        if self.script.break_after is not None:
+            request.transport.abort()
+        message = {"role": "assistant", "content": "".join(words), "reasoning": "Hmm."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return web.json_response(
+            {"id": "fake", "object": "chat.completion", "model": self.names[0], "choices": [choice]}
+        )
+
+    async def _stream(self, request: web.Request, words: list[str]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        await self._send(response, {"role": "assistant", "reasoning": "Hmm."}, None)
+        for count, word in enumerate(words):
+            if count == self.script.break_after:
+                request.transport.abort()
+            if count == self.script.stall_after:
+                await asyncio.sleep(3600)
+            await asyncio.sleep(self.script.delay_s)
+            await self._send(response, {"content": word}, None)
+        await self._send(response, {}, "stop")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _send(
+        self, response: web.StreamResponse, delta: dict[str, str], reason: str | None
+    ) -> None:
+        chunk = {
+            "id": "fake",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": self.names[0],
+            "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+        }
+        await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+
+def answer_words(body: dict[str, Any], count: int) -> list[str]:
+    """What the request held, then numbers, ``count`` words in all."""
+    messages = body.get("messages", [])
+    parts = [p for m in messages if isinstance(m["content"], list) for p in m["content"]]
+    images = sum(part["type"] == "image_url" for part in parts)
+    texts = [m["content"] for m in messages if isinstance(m["content"], str)]
+    texts += [part["text"] for part in parts if part["type"] == "text"]
+    said = f"{len(messages)} messages, {images} images, last: {texts[-1] if texts else ''}."
+    return [said, *(f" {number}" for number in range(1, count))]
+
+
+async def serve(arguments: argparse.Namespace, script: Script) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(
+            number, (lambda: None) if script.ignore_term else stop.set
+        )
+    if script.leave_child:
+        await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    for line in LOAD_LINES:
+        print(line, flush=True)
+        await asyncio.sleep(script.load_s / len(LOAD_LINES))
+    if script.exit_code is not None and script.exit_after_s is None:
+        leave(script)
+    fake = FakeVllm(script, arguments.served_model_name)
+    runner = web.AppRunner(fake.application(), handler_cancellation=True, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, arguments.host, arguments.port).start()
+    print("INFO:     Application startup complete.", flush=True)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), script.exit_after_s)
+        await runner.cleanup()
+        return
+    leave(script)
+
+
+def leave(script: Script) -> None:
+    for line in script.last_words:
+        print(line, flush=True)
+    os._exit(script.exit_code or 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--model", default="fake")
+    parser.add_argument("--served-model-name", nargs="+", default=["fake"])
+    arguments, _ = parser.parse_known_args()
+    script = Script(**json.loads(os.environ.get("FAKE_VLLM", "{}")))
+    asyncio.run(serve(arguments, script))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

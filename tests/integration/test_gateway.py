@@ -1,0 +1,274 @@
+"""The API over a real socket, with the stand-in engine behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import itertools
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+from deployments import Webui
+from support import wait_for
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def client(webui: Webui, prefix: str = "/api/v1") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{webui.url}{prefix}", api_key="none", max_retries=0)
+
+
+def ask(webui: Webui, **more: Any) -> Any:
+    return client(webui).chat.completions.create(model="one", messages=HELLO, **more)
+
+
+def raw(webui: Webui, request: bytes) -> bytes:
+    """Send bytes, and read until the other side closes."""
+    address = urlsplit(webui.url)
+    with socket.create_connection((address.hostname, address.port), 5) as connection:
+        connection.sendall(request)
+        connection.settimeout(5)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+        return answer
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def request(webui: Webui, method: str, path: str, body: bytes = b"") -> tuple[int, Any, Any]:
+    """Status, headers and parsed body of one exchange."""
+    address = urlsplit(webui.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    connection.request(method, path, body, {"content-type": "application/json"})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, response.headers, json.loads(content) if content else None
+
+
+@pytest.mark.parametrize("prefix", ["/api/v1", "/v1"])
+def test_both_prefixes_serve_chat(webui: Webui, prefix: str) -> None:
+    """A base_url of either form gives the engine's own answer, untouched."""
+    answer = client(webui, prefix).chat.completions.create(model="two", messages=HELLO)
+    assert answer.choices[0].message.content.startswith("1 messages, 0 images, last: hello.")
+    assert answer.choices[0].message.reasoning == "Hmm."
+
+
+def test_the_body_reaches_the_engine_as_it_was(webui: Webui) -> None:
+    """Nothing is added to or taken from a request's body, and no header of the client's goes on."""
+    body = {"model": "one", "messages": HELLO, "temperature": 0.25, "future_field": [1, {"a": "é"}]}
+    request(webui, "POST", "/api/v1/chat/completions", json.dumps(body).encode())
+    [seen] = webui.engine.seen()
+    assert seen["body"] == body
+    assert set(seen["headers"]) <= {"Host", "Content-Type", "Content-Length", "Accept"}
+
+
+def test_completions_are_served(webui: Webui) -> None:
+    """The older text route is offered too."""
+    status, _, _ = request(webui, "POST", "/v1/completions", b'{"prompt": "x", "model": "one"}')
+    assert status == 200
+    assert [seen["path"] for seen in webui.engine.seen()] == ["/v1/completions"]
+
+
+def test_models_carry_the_notice(webui: Webui) -> None:
+    """The list names every alias, and says what kind of model answers."""
+    models = client(webui).models.list().data
+    assert [(m.id, m.description) for m in models] == [
+        ("one", "A stand-in answers."),
+        ("two", "A stand-in answers."),
+    ]
+
+
+def test_stream_comes_word_by_word(webui: Webui) -> None:
+    """Words arrive while the engine still speaks, not at the end."""
+    webui.engine.script(words=5, delay_s=0.3)
+    arrivals = [
+        time.monotonic()
+        for chunk in ask(webui, stream=True)
+        if chunk.choices[0].delta.content is not None
+    ]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
+    assert len(arrivals) == 5
+    assert all(gap > 0.1 for gap in gaps), gaps
+
+
+def test_stream_is_marked_for_proxies(webui: Webui) -> None:
+    """Proxies in between are told neither to collect nor to keep a stream."""
+    body = json.dumps({"model": "one", "messages": HELLO, "stream": True}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    answer = raw(webui, head.encode() + body)
+    headers = answer.split(b"\r\n\r\n")[0].lower()
+    assert b"x-accel-buffering: no" in headers
+    assert b"cache-control: no-cache" in headers
+    assert b"data: [DONE]" in answer
+
+
+def test_client_that_leaves_a_stream_stops_the_engine(webui: Webui) -> None:
+    """Within a second of a client's leaving, the engine's request is aborted."""
+    webui.engine.script(words=1000, delay_s=0.05)
+    stream = ask(webui, stream=True)
+    next(iter(stream))
+    left = time.time()
+    stream.close()
+    [seen] = wait_for(lambda: aborted(webui), 5, "the engine noticed")
+    assert seen["ended_at"] - left < 1.0
+
+
+def test_client_that_leaves_before_the_answer_stops_the_engine(webui: Webui) -> None:
+    """The same without streaming: nothing has been sent yet, and the work ends all the same."""
+    webui.engine.script(words=100, delay_s=0.1)
+    with pytest.raises(openai.APITimeoutError):
+        ask(webui, timeout=0.5)
+    left = time.time()
+    [seen] = wait_for(lambda: aborted(webui), 5, "the engine noticed")
+    assert seen["ended_at"] - left < 1.0
+
+
+def aborted(webui: Webui) -> list[dict[str, Any]]:
+    return [seen for seen in webui.engine.seen() if seen["outcome"] == "aborted"]
+
+
+def test_engine_that_dies_mid_stream_ends_it_with_an_error(webui: Webui) -> None:
+    """A broken stream ends with a typed event and [DONE]; it never looks finished."""
+    webui.engine.script(break_after=3)
+    with pytest.raises(openai.APIError, match="ended while it worked") as caught:
+        list(ask(webui, stream=True))
+    assert caught.value.code == "engine_restarted"
+
+
+def test_engine_that_stalls_mid_stream_ends_it_with_an_error(webui: Webui) -> None:
+    """Silence beyond the limit is an error of its own kind."""
+    webui.engine.script(stall_after=3)
+    with pytest.raises(openai.APIError, match="silent for too long") as caught:
+        list(ask(webui, stream=True))
+    assert caught.value.code == "upstream_stalled"
+
+
+def test_engine_that_dies_without_an_answer_is_a_502(webui: Webui) -> None:
+    """A lost request says that it may be sent again."""
+    webui.engine.script(break_after=0, words=2)
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(webui)
+    assert (caught.value.status_code, caught.value.code) == (502, "engine_restarted")
+
+
+def test_errors_of_the_engine_come_through(webui: Webui) -> None:
+    """A refusal by the engine keeps its status and its words."""
+    webui.engine.script(status=400)
+    with pytest.raises(openai.BadRequestError, match="as the script says"):
+        ask(webui)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/embeddings",
+        "/api/v1/",
+        "/api/v1/models/one/x",
+        "/api/v1/../invocations",
+        "/api/v1/%2e%2e/invocations",
+        "/api/v1//chat/completions",
+        "/api/v1/chat%2Fcompletions",
+        "/api/v1/chat/completions;x",
+    ],
+)
+def test_only_offered_routes_reach_the_engine(webui: Webui, path: str) -> None:
+    """Everything else is a 404 in OpenAI's shape, and the engine sees nothing of it."""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+    answer = raw(webui, head.encode() + b"{}")
+    assert status_of(answer) == 404
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "not_found"
+    assert webui.engine.seen() == []
+
+
+def test_wrong_method_says_which_is_right(webui: Webui) -> None:
+    """405 with Allow, in OpenAI's shape."""
+    status, headers, body = request(webui, "GET", "/api/v1/chat/completions")
+    assert (status, headers["allow"], body["error"]["code"]) == (405, "POST", "method_not_allowed")
+
+
+def test_too_large_a_body_is_refused_unread(webui: Webui) -> None:
+    """A request beyond the limit is refused by its own claim, before it is sent."""
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "Content-Length: 999999999\r\n\r\n"
+    )
+    answer = raw(webui, head.encode())
+    assert status_of(answer) == 413
+    assert b"2 MB" in answer
+    assert webui.engine.seen() == []
+
+
+def test_too_large_a_chunked_body_is_refused(webui: Webui) -> None:
+    """A body that hides its length is counted as it comes."""
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    )
+    chunk = b"%x\r\n%s\r\n" % (1_000_000, b"x" * 1_000_000)
+    answer = raw(webui, head.encode() + chunk * 3 + b"0\r\n\r\n")
+    assert status_of(answer) == 413
+    assert webui.engine.seen() == []
+
+
+def test_page_refuses_to_fetch_for_visitors(webui: Webui) -> None:
+    """The page's library would fetch any URL; this one does not."""
+    status, _, _ = raw_status(webui, "/gradio_api/file=http://127.0.0.1:1/x")
+    assert status == 404
+
+
+def raw_status(webui: Webui, path: str) -> tuple[int, bytes, bytes]:
+    answer = raw(webui, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return status_of(answer), head, body
+
+
+def test_many_at_once_all_get_their_own_answer(webui: Webui) -> None:
+    """Sixty streams side by side do not mix."""
+
+    async def run() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{webui.url}/v1", api_key="none") as api:
+
+            async def one(number: int) -> str:
+                stream = await api.chat.completions.create(
+                    model="one",
+                    messages=[{"role": "user", "content": f"number {number}"}],
+                    stream=True,
+                )
+                return "".join([c.choices[0].delta.content or "" async for c in stream])
+
+            return await asyncio.gather(*(one(number) for number in range(60)))
+
+    webui.engine.script(words=3, delay_s=0.01)
+    expected = [f"1 messages, 0 images, last: number {n}. 1 2" for n in range(60)]
+    assert asyncio.run(run()) == expected
+
+
+@pytest.fixture
+def lonely_webui(webui: Webui) -> Iterator[Webui]:
+    """A WebUI whose engine is stopped (SIGSTOP), and continues afterwards."""
+    webui.engine.process.send_signal(signal.SIGSTOP)
+    yield webui
+    webui.engine.process.send_signal(signal.SIGCONT)
+
+
+def test_silent_engine_is_a_504_and_not_ready(lonely_webui: Webui) -> None:
+    """An engine that accepts and says nothing is told apart from one that works."""
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(lonely_webui)
+    assert (caught.value.status_code, caught.value.code) == (504, "upstream_stalled")
+    status, _, body = request(lonely_webui, "GET", "/readyz")
+    assert (status, body["status"]) == (503, "down")

@@ -1,0 +1,40 @@
+"""What the tests share: free ports, pictures, waiting with a limit."""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+FAKE_VLLM = ROOT / "tests" / "fakes" / "fake_vllm.py"
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: Callable[[], T], seconds: float, message: str) -> T:
+    """Poll until ``what`` returns something true, and return that; fail after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (result := what()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {message}"
+        time.sleep(0.05)
+    return result
+
+
+def png(width: int, height: int, colour: str) -> bytes:
+    """A picture of one colour."""
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(stream, "PNG")
+    return stream.getvalue()
