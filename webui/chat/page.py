@@ -29,6 +29,7 @@ CSS = """
                margin-right: .5em; background: #d97706; }
 #banner .dot.good { background: #059669; }
 #banner .dot.bad { background: #dc2626; }
+#talk .message img { max-height: 260px; width: auto; }
 #talk button[aria-label="Share"], #talk button[title="Share"] { display: none; }
 """
 
