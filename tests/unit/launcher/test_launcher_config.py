@@ -1,0 +1,292 @@
+"""launcher.config: what a YAML may say, and how its mistakes are reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from launcher.config import (
+    OWNED_ENGINE_OPTIONS,
+    DeployConfig,
+    LogsConfig,
+    load_config,
+    option_name,
+    parse_config,
+)
+from launcher.errors import ConfigError
+from launcher.yaml_source import YamlSource
+
+MINIMAL = "model: {folder: checkpoint}\n"
+
+
+def parse(text: str) -> DeployConfig:
+    return parse_config(YamlSource.parse(dedent(text), "deploy.yaml"))
+
+
+def mistakes(text: str) -> list[str]:
+    """The lines of the report, without its heading."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    heading, *lines = str(caught.value).split("\n  ")
+    assert heading == "deploy.yaml:"
+    return lines
+
+
+def test_every_mistake_of_a_file_is_reported_at_once() -> None:
+    """One run names each mistake with its line, its path and what to write, in file order."""
+    text = """\
+        model:
+          names: [ok, "not ok"]
+          hub_id: no-owner
+        engine:
+          port: "8000"
+          environment:
+            THREADS: 4
+          options:
+            host: 0.0.0.0
+        webui:
+          prot: 7860
+        logs:
+          backups: true
+        extra: 1
+        """
+    assert mistakes(text) == [
+        "line 2: model.names: a name has letters, digits and . _ - : / only, not 'not ok'",
+        "line 3: model.hub_id: write owner/name, not 'no-owner'",
+        "line 5: engine.port: write a whole number, not '8000'",
+        'line 7: engine.environment.THREADS: write text; put "quotes" around numbers and yes/no,'
+        " not 4",
+        "line 8: engine.options: 'host' is set by the launcher: " + OWNED_ENGINE_OPTIONS["host"],
+        "line 11: webui.prot: unknown key; did you mean port?",
+        "line 13: logs.backups: write a whole number, not True",
+        "line 14: extra: unknown key; known: model, engine, webui, logs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "line 1: model: this key is required"),
+        ("engine:\n", "line 1: model: this key is required"),
+        ("model:\n", "line 1: model: write exactly one of folder and hub_id"),
+        (
+            "model:\n  folder: a\n  hub_id: b/c\n",
+            "line 1: model: write exactly one of folder and hub_id",
+        ),
+        ("- model\n", "line 1: the file: write 'key: value' lines below it"),
+        ("model: here\n", "line 1: model: write 'key: value' lines below it, not 'here'"),
+        (
+            "model:\n  folder: [a]\n",
+            'line 2: model.folder: write text; put "quotes" around numbers and yes/no',
+        ),
+        (
+            f"{MINIMAL}webui:\n  host: no\n",
+            'line 3: webui.host: write text; put "quotes" around numbers and yes/no, not False',
+        ),
+        (
+            f"{MINIMAL}webui:\n  port: 70000\n",
+            "line 3: webui.port: input should be less than or equal to 65535, not 70000",
+        ),
+        (f"{MINIMAL}webui:\n  port: yes\n", "line 3: webui.port: write a whole number, not True"),
+        (f"{MINIMAL}logs:\n  max_mb: 1.5\n", "line 3: logs.max_mb: write a whole number, not 1.5"),
+        (
+            f"{MINIMAL}engine:\n  start_timeout_s: soon\n",
+            "line 3: engine.start_timeout_s: write a number, not 'soon'",
+        ),
+        (
+            f"{MINIMAL}engine:\n  start_timeout_s: .nan\n",
+            "line 3: engine.start_timeout_s: input should be greater than 0, not nan",
+        ),
+        (
+            f"{MINIMAL}engine:\n  stop_timeout_s: 4\n",
+            "line 3: engine.stop_timeout_s: input should be greater than or equal to 5, not 4",
+        ),
+        (
+            f"{MINIMAL}engine:\n  command: vllm\n",
+            "line 3: engine.command: write a list: one '- item' a line, not 'vllm'",
+        ),
+        (
+            f"{MINIMAL}engine:\n  command: []\n",
+            "line 3: engine.command: write a program and its arguments, or leave the key out",
+        ),
+        (
+            f"{MINIMAL}engine:\n  options: [a]\n",
+            "line 3: engine.options: write 'key: value' lines below it",
+        ),
+        (
+            f"{MINIMAL}engine:\n  options:\n    --max-num-seqs: 8\n",
+            "line 3: engine.options: '--max-num-seqs' is no option: write max-num-seqs, without the"
+            " dashes",
+        ),
+        (
+            f"{MINIMAL}webui:\n  port: 8000\n",
+            "line 1: the file: engine.port and webui.port are both 8000; give each its own",
+        ),
+    ],
+)
+def test_a_mistake_is_reported_with_line_path_and_fix(text: str, expected: str) -> None:
+    """Each kind of mistake alone gives exactly one line."""
+    assert [expected] == mistakes(text)
+
+
+@pytest.mark.parametrize(
+    ("section", "written", "meant"),
+    [
+        ("model", "folders", "folder"),
+        ("engine", "option", "options"),
+        ("engine", "start_timeout", "start_timeout_s"),
+        ("webui", "max_upload", "max_upload_mb"),
+        ("logs", "backup", "backups"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    section: str, written: str, meant: str
+) -> None:
+    """A misspelt key names the key of the same section that was meant."""
+    document: dict[str, dict[str, Any]] = {"model": {"folder": "a"}}
+    document.setdefault(section, {})[written] = 1
+    [line] = mistakes(yaml.safe_dump(document))
+    assert line.endswith(f"{section}.{written}: unknown key; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("section", ["engine", "webui", "logs"])
+@pytest.mark.parametrize("value", ["", " null", " {}"])
+def test_a_section_may_be_empty(section: str, value: str) -> None:
+    """A section whose keys are all commented out has its defaults."""
+    assert parse(MINIMAL) == parse(f"{MINIMAL}{section}:{value}\n")
+
+
+def spellings(option: str) -> list[str]:
+    underscored = option.replace("-", "_")
+    return [option, underscored, option.upper(), f"no-{option}", f"no_{underscored}"]
+
+
+@pytest.mark.parametrize("option", OWNED_ENGINE_OPTIONS)
+def test_an_option_the_launcher_sets_is_refused_in_every_spelling(option: str) -> None:
+    """Dashes, underscores, capitals and a leading no- are the same owned option."""
+    for key in spellings(option):
+        [line] = mistakes(f"{MINIMAL}engine:\n  options:\n    {key}: x\n")
+        expected = f"{key!r} is set by the launcher: {OWNED_ENGINE_OPTIONS[option]}"
+        assert f"line 3: engine.options: {expected}" == line
+
+
+def test_all_owned_options_of_a_file_are_named_together() -> None:
+    """Two owned options are reported in one go, joined by a semicolon."""
+    [line] = mistakes(f"{MINIMAL}engine: {{options: {{port: 1, no_api_key: x, dtype: auto}}}}\n")
+    named = [part.split("'")[1] for part in line.split("; ") if "is set by the launcher" in part]
+    assert named == ["port", "no_api_key"]
+
+
+@pytest.mark.parametrize("option", ["max-num-seqs", "model-impl", "hf-config-path", "nonsense"])
+def test_other_options_of_vllm_are_let_through(option: str) -> None:
+    """Only the owned names are refused, not options that resemble them."""
+    config = parse(f"{MINIMAL}engine:\n  options:\n    {option}: 1\n")
+    assert {option: 1} == config.engine.options
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("max_num_seqs", "max-num-seqs"),
+        ("max-num-seqs", "max-num-seqs"),
+        ("no-enable-prefix-caching", "enable-prefix-caching"),
+        ("No_Enable_Prefix_Caching", "enable-prefix-caching"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_spellings_of_an_option_have_one_name(key: str, expected: str) -> None:
+    """option_name folds case, underscores and the no- prefix."""
+    assert expected == option_name(key)
+
+
+@pytest.mark.parametrize("value", ["stepfun-ai/Step3-VL-10B", "a/b", "a.b/c_d-e"])
+def test_a_hub_id_is_owner_and_name(value: str) -> None:
+    """Names as the hub writes them are taken as they are."""
+    assert value == parse(f"model:\n  hub_id: {value}\n").model.hub_id
+
+
+@pytest.mark.parametrize("value", ["name", "a/b/c", "https://huggingface.co/a/b", "a b/c", "/b"])
+def test_what_is_no_hub_id_is_refused(value: str) -> None:
+    """A URL or a bare name gets the form to write."""
+    expected = f"line 2: model.hub_id: write owner/name, not {value!r}"
+    assert [expected] == mistakes(f"model:\n  hub_id: {value!r}\n")
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a,b", 'a"b', "a\\b", "名 字"])
+def test_a_served_name_with_odd_characters_is_refused(name: str) -> None:
+    """Names travel in URLs and headers, so spaces and quotes are no part of them."""
+    [line] = mistakes(yaml.safe_dump({"model": {"folder": "a", "names": [name]}}))
+    assert line.endswith(f"a name has letters, digits and . _ - : / only, not {name!r}")
+
+
+def test_a_model_has_at_least_one_name() -> None:
+    """An empty list of names leaves nothing to answer under."""
+    [line] = mistakes("model: {folder: a, names: []}\n")
+    assert line.startswith("line 1: model.names: list should have at least 1 item")
+
+
+@pytest.mark.parametrize("section", ["model", "engine", "webui", "logs"])
+def test_a_section_cannot_be_changed_after_reading(section: str) -> None:
+    """Every section is frozen: nobody changes the configuration behind another's back."""
+    part = getattr(parse(MINIMAL), section)
+    key = next(iter(type(part).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(part, key, getattr(part, key))
+
+
+def test_the_whole_configuration_cannot_be_changed() -> None:
+    """A section cannot be replaced either."""
+    config = parse(MINIMAL)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.logs = LogsConfig(max_mb=1)
+
+
+OPTION_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    options=st.dictionaries(st.from_regex(r"x[a-z0-9_.-]{0,12}", fullmatch=True), OPTION_VALUES),
+    port=st.integers(1, 7859),
+    notice=st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])),
+)
+def test_what_is_written_is_what_is_read(options: dict[str, Any], port: int, notice: str) -> None:
+    """Any value a YAML can hold comes out unchanged and with its type."""
+    document = {
+        "model": {"folder": "a", "notice": notice},
+        "engine": {"port": port, "options": options},
+    }
+    config = parse(yaml.safe_dump(document, allow_unicode=True, sort_keys=False))
+    assert (notice, port) == (config.model.notice, config.engine.port)
+    assert repr(options) == repr(config.engine.options)
+
+
+def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
+    """A minimal file gives the documented defaults."""
+    path = tmp_path / "deploy.yaml"
+    path.write_text(MINIMAL)
+    config = load_config(path)
+    assert (config.model.folder, config.model.names) == ("checkpoint", ["Step3-VL-10B"])
+    assert (config.webui.host, config.webui.port, config.engine.port) == ("127.0.0.1", 7860, 8000)
+
+
+def test_a_configuration_error_exits_with_2() -> None:
+    """The command line tells a wrong YAML from other errors by the exit code."""
+    with pytest.raises(ConfigError) as caught:
+        parse("")
+    assert caught.value.exit_code == 2

@@ -1,0 +1,62 @@
+"""launcher.paths: where the files of an installation lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from launcher.paths import MAX_SOCKET_PATH, ROOT, Paths
+
+
+def test_without_a_home_files_lie_in_environment_and_checkout() -> None:
+    """supervisorctl looks for <environment>/etc/supervisord.conf by itself."""
+    found = Paths.from_environ({})
+    assert Path(sys.prefix) / "etc" / "supervisord.conf" == found.supervisord_conf
+    assert found.run == ROOT / "run"
+
+
+def test_a_home_moves_everything(tmp_path: Path) -> None:
+    """No file of such an installation lies elsewhere."""
+    found = Paths.from_environ({"STEP3VL_HOME": str(tmp_path)})
+    properties = [name for name, kind in vars(Paths).items() if isinstance(kind, property)]
+    assert {"supervisord_conf", "socket", "logs"} <= set(properties)
+    assert [n for n in properties if not getattr(found, n).is_relative_to(tmp_path)] == []
+
+
+def test_a_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """supervisord changes its folder; the paths must not change with it."""
+    monkeypatch.chdir(tmp_path)
+    assert tmp_path / "home" / "run" == Paths.from_environ({"STEP3VL_HOME": "home"}).run
+
+
+@pytest.mark.parametrize("letter", ["x", "演"])
+def test_a_socket_never_has_a_path_too_long_for_one(letter: str) -> None:
+    """Up to the limit, counted in bytes, it lies in the run folder, and beyond it in /tmp."""
+    for length in range(1, 120):
+        paths = Paths(etc=Path("/etc"), run=Path("/") / (letter * length))
+        beside = paths.run / "supervisor.sock"
+        fits = len(os.fsencode(beside)) <= MAX_SOCKET_PATH
+        assert fits == (beside == paths.socket)
+        assert len(os.fsencode(paths.socket)) <= MAX_SOCKET_PATH
+
+
+def test_two_installations_never_share_a_socket_in_tmp() -> None:
+    """The folder in /tmp is made from the whole path, and is the same each time."""
+    one, two, same = (Paths(Path("/etc"), Path("/") / (c * 120)) for c in "aba")
+    assert Path(tempfile.gettempdir()) == one.socket.parents[1]
+    assert one.socket == same.socket
+    assert one.socket != two.socket
+
+
+def test_folders_are_made_for_this_user_only(tmp_path: Path) -> None:
+    """Logs and uploads of a shared machine are private, also where the folder was open before."""
+    paths = Paths(tmp_path / "etc", tmp_path / "run")
+    paths.run.mkdir(mode=0o755)
+    paths.make_private_folders()
+    for folder in (paths.run, paths.logs, paths.socket.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert paths.etc.is_dir()

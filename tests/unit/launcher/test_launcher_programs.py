@@ -1,0 +1,299 @@
+"""launcher.programs: what the configuration turns into."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.config import DeployConfig
+from launcher.engine import KILL_GRACE_S, Settings, parse_arguments
+from launcher.paths import ROOT, Paths
+from launcher.programs import (
+    ENGINE,
+    NO_MEDIA_DOMAIN,
+    WEBUI,
+    Program,
+    engine_arguments,
+    engine_process,
+    model_location,
+    programs_for,
+    webui_process,
+)
+from webui.settings import Settings as WebuiSettings
+
+YAML = Path("/srv/step3vl/deploy.yaml")
+PATHS = Paths(etc=Path("/srv/step3vl/etc"), run=Path("/srv/step3vl/run"))
+
+
+def config_of(**sections: Any) -> DeployConfig:
+    return DeployConfig.model_validate({"model": {"folder": "checkpoint"}, **sections})
+
+
+def programs_of(**sections: Any) -> dict[str, Program]:
+    return {p.name: p for p in programs_for(config_of(**sections), YAML, PATHS)}
+
+
+def engine_settings(**sections: Any) -> Settings:
+    """What the engine's parent understands of its own command line."""
+    process = engine_process(config_of(**sections), YAML, PATHS)
+    assert (sys.executable, "-P", "-m", "launcher.engine") == process.argv[:4]
+    return parse_arguments(list(process.argv[4:]))
+
+
+def vllm_options(**sections: Any) -> argparse.Namespace:
+    """vLLM's command line as its parser reads the options that the launcher sets."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ("--model", "--host", "--allowed-media-domains"):
+        parser.add_argument(name)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--shutdown-timeout", type=int)
+    parser.add_argument("--served-model-name", nargs="+")
+    command = engine_settings(**sections).command
+    parsed, rest = parser.parse_known_args(command[command.index("--model") :])
+    parsed.rest = rest
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, []),
+        ({"enforce-eager": True}, ["--enforce-eager"]),
+        ({"enable-prefix-caching": False}, ["--no-enable-prefix-caching"]),
+        ({"quantization": None}, []),
+        ({"max-model-len": 8192}, ["--max-model-len=8192"]),
+        ({"gpu-memory-utilization": 0.9}, ["--gpu-memory-utilization=0.9"]),
+        ({"dtype": "bfloat16"}, ["--dtype=bfloat16"]),
+        ({"dtype": ""}, ["--dtype="]),
+        ({"chat-template": "-x y"}, ["--chat-template=-x y"]),
+        ({"middleware": ["a", "b"]}, ["--middleware", "a", "b"]),
+        ({"cudagraph-sizes": [1, 2]}, ["--cudagraph-sizes", "1", "2"]),
+        ({"flags": [True, {"a": None}]}, ["--flags", "true", '{"a": null}']),
+        (
+            {"limit-mm-per-prompt": {"image": 4, "video": False}},
+            ['--limit-mm-per-prompt={"image": 4, "video": false}'],
+        ),
+        ({"max_num_seqs": 8}, ["--max-num-seqs=8"]),
+        ({"Max_Num_Seqs": True}, ["--max-num-seqs"]),
+        ({"b": 1, "a": 2}, ["--b=1", "--a=2"]),
+    ],
+)
+def test_options_are_written_as_vllm_takes_them(
+    options: dict[str, Any], expected: list[str]
+) -> None:
+    """Each type of value has its form on the command line, in the order of the YAML."""
+    assert expected == engine_arguments(options)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(st.text("abc", min_size=1), st.text() | st.integers() | st.floats()))
+def test_a_value_never_leaves_its_option(options: dict[str, Any]) -> None:
+    """Whatever a value holds, it is one argument with its name, so no option can be smuggled."""
+    expected = [(f"--{name}", str(value)) for name, value in options.items()]
+    assert expected == [tuple(a.split("=", 1)) for a in engine_arguments(options)]
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none()))
+@settings(deadline=None, max_examples=30)
+def test_a_map_is_json(value: dict[str, Any]) -> None:
+    """vLLM reads the very map that the YAML holds."""
+    [argument] = engine_arguments({"hf-overrides": value})
+    assert value == json.loads(argument.removeprefix("--hf-overrides="))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"folder": "models/a"}, "/srv/step3vl/models/a"),
+        ({"folder": "../a"}, "/srv/a"),
+        ({"folder": "/data/a"}, "/data/a"),
+        ({"folder": "~/a"}, "/home/someone/a"),
+        ({"hub_id": "owner/name"}, "owner/name"),
+    ],
+)
+def test_a_folder_is_relative_to_its_yaml(
+    model: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the command is typed does not matter; a hub id is passed on as it is."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert expected == model_location(config_of(model=model), YAML)
+
+
+def test_the_engines_parent_is_told_its_files_and_times() -> None:
+    """Its own parser reads back what the YAML says; the stop has a margin over vLLM's."""
+    found = engine_settings(engine={"port": 8123, "start_timeout_s": 60, "stop_timeout_s": 7})
+    assert (PATHS.engine_state, PATHS.engine_crashes) == (found.state, found.crashes)
+    assert (found.port, found.start_timeout, found.stop_timeout) == (8123, 60.0, 12.0)
+
+
+def test_vllm_is_this_environments_own() -> None:
+    """Without engine.command the module of this interpreter runs, away from the cwd's files."""
+    expected = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    assert expected == engine_settings().command[:4]
+
+
+def test_another_command_gets_the_same_options() -> None:
+    """engine.command replaces the program, not what it is told."""
+    own, other = engine_settings(), engine_settings(engine={"command": ["docker", "run", "vllm"]})
+    assert ["docker", "run", "vllm", *own.command[4:]] == other.command
+
+
+def test_vllm_is_told_model_names_and_where_to_listen() -> None:
+    """vLLM listens on the loopback only and serves exactly the names of the YAML."""
+    found = vllm_options(
+        model={"folder": "m", "names": ["a", "b"]}, engine={"port": 8123, "options": {"x": 1}}
+    )
+    assert (found.model, found.served_model_name) == ("/srv/step3vl/m", ["a", "b"])
+    assert (found.host, found.port) == ("127.0.0.1", 8123)
+    assert found.allowed_media_domains == NO_MEDIA_DOMAIN
+    assert found.rest == ["--x=1"]
+
+
+def test_the_options_of_the_yaml_come_last() -> None:
+    """A list among them cannot swallow the launcher's own arguments."""
+    found = vllm_options(engine={"options": {"middleware": ["a", "b"]}})
+    assert found.rest == ["--middleware", "a", "b"]
+
+
+def test_a_local_checkpoint_needs_no_network() -> None:
+    """Only a model from the hub may ask the hub."""
+    local = engine_process(config_of(), YAML, PATHS).env
+    hub = engine_process(config_of(model={"hub_id": "a/b"}), YAML, PATHS).env
+    assert (local.get("HF_HUB_OFFLINE"), hub.get("HF_HUB_OFFLINE")) == ("1", None)
+
+
+def test_the_environment_of_the_yaml_wins() -> None:
+    """A person can change what the launcher sets by itself."""
+    environment = {"HF_HUB_OFFLINE": "0", "MINE": "x"}
+    env = engine_process(config_of(engine={"environment": environment}), YAML, PATHS).env
+    assert environment == {name: env[name] for name in environment}
+
+
+@pytest.mark.parametrize("name", ["VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"])
+def test_vllm_reports_nothing_home(name: str) -> None:
+    """Usage statistics are off unless somebody turns them on."""
+    assert engine_process(config_of(), YAML, PATHS).env[name] == "1"
+
+
+def test_the_webui_reads_back_what_it_is_told() -> None:
+    """Every setting of the YAML arrives in the WebUI's own settings."""
+    config = config_of(
+        model={"folder": "m", "names": ["first", "second"], "notice": "só 演示 'x'"},
+        engine={"port": 8123},
+        webui={"max_request_mb": 3, "max_upload_mb": 2, "stop_timeout_s": 4.5},
+    )
+    expected = WebuiSettings(
+        host="0.0.0.0",
+        port=9000,
+        upstream="http://127.0.0.1:8123",
+        model="first",
+        notice="só 演示 'x'",
+        max_request_mb=3,
+        max_upload_mb=2,
+        stop_timeout_s=4.5,
+        engine_state=PATHS.engine_state,
+        address_file=PATHS.webui_address,
+    )
+    env = webui_process(config, PATHS, "0.0.0.0", 9000).env
+    assert expected == WebuiSettings.from_environ(env)
+
+
+def test_uploads_stay_among_our_own_files() -> None:
+    """Pictures are kept in the private run folder, not in /tmp."""
+    env = webui_process(config_of(), PATHS, "127.0.0.1", 7860).env
+    assert str(PATHS.run / "uploads") == env["GRADIO_TEMP_DIR"]
+
+
+def test_the_webui_learns_nothing_of_the_engines_secrets() -> None:
+    """engine.environment (a hub token, say) is not passed to the process that serves the page."""
+    config = config_of(engine={"environment": {"HF_TOKEN": "hf_secret"}, "options": {"x": "y"}})
+    process = webui_process(config, PATHS, "127.0.0.1", 7860)
+    assert "hf_secret" not in f"{process.argv} {process.env}"
+
+
+def test_there_are_two_programs_and_one_is_the_start_script() -> None:
+    """The WebUI is started by the script that a person can run too."""
+    found = programs_of()
+    assert {WEBUI, ENGINE} == set(found)
+    assert (str(ROOT / "start-webui-service.sh"),) == found[WEBUI].command
+    assert (sys.executable, "-P", "-m", "launcher", "exec", ENGINE) == found[ENGINE].command
+
+
+def test_the_engine_starts_first_and_stops_last() -> None:
+    """supervisord starts by rising priority and stops by falling, so answers drain first."""
+    found = programs_of()
+    assert found[ENGINE].priority < found[WEBUI].priority
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(5, 1e6))
+def test_each_keeper_of_a_stop_waits_longer_than_the_one_below(stop_timeout: float) -> None:
+    """vLLM drains, then its parent kills, and only then would supervisord."""
+    engine = {"stop_timeout_s": stop_timeout}
+    vllm = vllm_options(engine=engine).shutdown_timeout
+    parent = engine_settings(engine=engine).stop_timeout
+    supervisord = programs_of(engine=engine)[ENGINE].stopwaitsecs
+    assert abs(vllm - stop_timeout) <= 0.5
+    assert vllm < parent
+    assert parent + KILL_GRACE_S < supervisord
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(1, 1e6))
+def test_the_webui_has_time_to_drain(stop_timeout: float) -> None:
+    """supervisord waits longer than the WebUI lets open answers finish."""
+    found = programs_of(webui={"stop_timeout_s": stop_timeout})
+    assert found[WEBUI].stopwaitsecs > stop_timeout
+
+
+def changed_by(**sections: Any) -> set[str]:
+    """The programs whose fingerprint these settings change."""
+    before, after = programs_of(), programs_of(**sections)
+    return {name for name in before if before[name].fingerprint != after[name].fingerprint}
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, set()),
+        ({"engine": {"options": {"max-num-seqs": 8}}}, {ENGINE}),
+        ({"engine": {"environment": {"A": "1"}}}, {ENGINE}),
+        ({"engine": {"command": ["other"]}}, {ENGINE}),
+        ({"engine": {"stop_timeout_s": 60.0}}, {ENGINE}),
+        ({"engine": {"port": 8123}}, {ENGINE, WEBUI}),
+        ({"model": {"folder": "other"}}, {ENGINE}),
+        ({"model": {"folder": "checkpoint", "names": ["x"]}}, {ENGINE, WEBUI}),
+        ({"model": {"folder": "checkpoint", "names": ["Step3-VL-10B", "x"]}}, {ENGINE}),
+        ({"model": {"folder": "checkpoint", "notice": "x"}}, {WEBUI}),
+        ({"webui": {"port": 7861}}, {WEBUI}),
+        ({"webui": {"host": "0.0.0.0"}}, {WEBUI}),
+        ({"webui": {"max_upload_mb": 1}}, {WEBUI}),
+        ({"logs": {"max_mb": 1}}, set()),
+    ],
+)
+def test_only_what_a_setting_concerns_is_restarted(
+    sections: dict[str, Any], expected: set[str]
+) -> None:
+    """A fingerprint changes with its own program's settings, and with no others."""
+    assert expected == changed_by(**sections)
+
+
+def test_the_order_of_environment_variables_is_no_change() -> None:
+    """Sorting lines in the YAML does not restart an engine."""
+    one = programs_of(engine={"environment": {"A": "1", "B": "2"}})
+    two = programs_of(engine={"environment": {"B": "2", "A": "1"}})
+    assert one[ENGINE].fingerprint == two[ENGINE].fingerprint
+
+
+def test_a_secret_is_not_readable_in_a_fingerprint() -> None:
+    """The fingerprint is a short hash; nothing of the settings can be read from it."""
+    found = programs_of(engine={"environment": {"HF_TOKEN": "cafe"}})[ENGINE].fingerprint
+    assert len(found) == 16
+    assert set(found) <= set("0123456789abcdef")
