@@ -148,7 +148,8 @@ def make_venv() -> None:
                 f"this Python cannot make a virtual environment; on Debian and Ubuntu:"
                 f" apt-get install python{version}-venv"
             )
-        raise BootstrapError(f"python -m venv failed: {output.splitlines()[-1:]}")
+        last = output.splitlines()[-1] if output else f"exit {made.returncode}"
+        raise BootstrapError(f"python -m venv failed: {last}")
 
 
 def index_arguments(extras: list[str]) -> list[str]:

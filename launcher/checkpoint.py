@@ -15,49 +15,61 @@ def problems_of(folder: Path) -> list[str]:
     """What is missing or broken in a checkpoint's folder; empty when it can be loaded."""
     if not folder.is_dir():
         return [f"{folder}: no such folder"]
-    problems = [
-        f"{folder / f}: missing" for f in _needed_files(folder) if not (folder / f).exists()
-    ]
+    needed = [folder / "config.json", folder / "tokenizer.json"]
+    problems = [f"{path}: missing" for path in needed if not path.is_file()]
     problems += [
         f"{path}: the rest of an interrupted download"
         for path in sorted(folder.glob("*.incomplete"))
     ]
-    problems += _config_problems(folder / "config.json")
-    for shard in sorted(folder.glob("*.safetensors")):
-        if (problem := _shard_problem(shard)) is not None:
-            problems.append(f"{shard}: {problem}")
-    return problems
-
-
-def _needed_files(folder: Path) -> list[str]:
-    return ["config.json", "tokenizer.json", *_weight_files(folder)]
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """The shards that the index names; without an index, the single file."""
-    if not (folder / INDEX).exists():
-        return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
-    index = _read_json(folder / INDEX)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    return sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+    if (folder / "config.json").is_file():
+        problems += _config_problems(folder / "config.json")
+    return problems + _weight_problems(folder)
 
 
 def _config_problems(path: Path) -> list[str]:
-    if not path.exists():
-        return []
     config = _read_json(path)
     if not isinstance(config, dict):
         return [f"{path}: not a JSON object"]
     found = config.get("architectures")
     if found != [ARCHITECTURE]:
         return [f"{path}: a checkpoint of {found}, and this package serves {ARCHITECTURE}"]
-    modules = [str(v).rsplit(".", 1)[0] for v in (config.get("auto_map") or {}).values()]
-    files = {path.parent / f"{module.split('--')[-1]}.py" for module in modules}
-    return [f"{file}: missing" for file in sorted(files) if not file.exists()]
+    files = sorted(path.parent / name for name in _code_files(config.get("auto_map")))
+    return [f"{file}: missing" for file in files if not file.is_file()]
+
+
+def _code_files(auto_map: Any) -> set[str]:
+    """The modules beside the weights: from ``module.Class``, or a list of those and nulls.
+
+    ``other/repository--module.Class`` is somewhere else and not looked at.
+    """
+    values = auto_map.values() if isinstance(auto_map, dict) else []
+    references = [r for v in values for r in (v if isinstance(v, list) else [v])]
+    return {
+        f"{reference.rsplit('.', 1)[0]}.py"
+        for reference in references
+        if isinstance(reference, str) and "--" not in reference
+    }
+
+
+def _weight_problems(folder: Path) -> list[str]:
+    """Every shard that the index names, or that is there, must be whole; and there must be one."""
+    shards = set(folder.glob("*.safetensors"))
+    if (folder / INDEX).exists():
+        index = _read_json(folder / INDEX)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            return [f"{folder / INDEX}: does not say which file holds which weight"]
+        shards |= {folder / name for name in names}
+    elif not shards:
+        return [f"{folder / 'model.safetensors'}: missing"]
+    return [f"{path}: {problem}" for path in sorted(shards) if (problem := _shard_problem(path))]
 
 
 def _shard_problem(path: Path) -> str | None:
     """Compare a shard's size with what its own header promises."""
+    if not path.is_file():
+        return "missing"
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -65,12 +77,10 @@ def _shard_problem(path: Path) -> str | None:
             return "not a safetensors file, or cut short in its header"
         try:
             header = json.loads(file.read(header_bytes))
-            end = max(
-                (t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0
-            )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            ends = [t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"]
+            expected = 8 + header_bytes + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError):
             return "its header cannot be read"
-    expected = 8 + header_bytes + end
     return (
         None if size == expected else f"{size} bytes where {expected} are promised; copy it again"
     )
@@ -79,5 +89,5 @@ def _shard_problem(path: Path) -> str | None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except ValueError:
+    except (OSError, ValueError):
         return None

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from launcher.errors import ConfigError
 from launcher.yaml_source import YamlSource
@@ -33,7 +41,7 @@ OWNED_ENGINE_OPTIONS: Mapping[str, str] = {
     "config": "write the options under engine.options",
 }
 
-OptionValue = bool | int | float | str | list[Any] | dict[str, Any] | None
+Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -46,6 +54,8 @@ class ModelConfig(_Section):
 
     folder: str | None = Field(
         default=None,
+        min_length=1,
+        pattern=r"^[^\x00]*$",
         description="A checkpoint's folder, relative to this file. Either this or hub_id.",
     )
     hub_id: str | None = Field(
@@ -73,7 +83,7 @@ class ModelConfig(_Section):
     @classmethod
     def _are_usable_names(cls, value: list[str]) -> list[str]:
         for name in value:
-            if not re.fullmatch(r"[\w.:/-]+", name):
+            if not re.fullmatch(r"\w[\w.:/-]*", name):
                 raise ValueError(f"a name has letters, digits and . _ - : / only, not {name!r}")
         return value
 
@@ -88,7 +98,7 @@ class EngineConfig(_Section):
     """The vLLM server."""
 
     port: Port = Field(default=8000, description="Where vLLM listens, on 127.0.0.1 only.")
-    options: dict[str, OptionValue] = Field(
+    options: dict[str, JsonValue] = Field(
         default={},
         description="Any option of `vllm serve`, without the dashes; true and false are switches.",
     )
@@ -99,24 +109,35 @@ class EngineConfig(_Section):
         default=None,
         description="A program to run in place of this environment's vLLM; it gets the options.",
     )
-    start_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    start_timeout_s: Annotated[Seconds, Field(gt=0)] = Field(
         default=1800.0, description="Seconds from start to ready; a slower start is begun anew."
     )
-    stop_timeout_s: Annotated[float, Field(ge=5)] = Field(
+    stop_timeout_s: Annotated[Seconds, Field(ge=5)] = Field(
         default=30.0, description="Seconds that running requests get to finish at a stop."
     )
 
     @field_validator("options")
     @classmethod
-    def _leave_owned_options(cls, value: dict[str, OptionValue]) -> dict[str, OptionValue]:
-        problems = []
-        for key in value:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", key):
-                problems.append(f"{key!r} is no option: write max-num-seqs, without the dashes")
-            elif (reason := OWNED_ENGINE_OPTIONS.get(option_name(key))) is not None:
-                problems.append(f"{key!r} is set by the launcher: {reason}")
+    def _are_options_of_the_engine(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        problems = [p for key, v in value.items() if (p := _option_problem(key, v))]
+        spellings = [option_name(key) for key in value]
+        problems += [
+            f"{key!r} is written twice, in two spellings; keep one"
+            for key, spelling in zip(value, spellings, strict=True)
+            if spellings.count(spelling) > 1
+        ]
         if problems:
             raise ValueError("; ".join(problems))
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _are_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+            if "\0" in text:
+                raise ValueError(f"{name}: an environment variable cannot hold a NUL character")
         return value
 
     @field_validator("command")
@@ -143,7 +164,7 @@ class WebuiConfig(_Section):
     max_upload_mb: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=20, description="The largest picture the page takes, in MB."
     )
-    stop_timeout_s: Annotated[float, Field(ge=1)] = Field(
+    stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=10.0, description="Seconds that open answers get to finish at a stop."
     )
 
@@ -180,6 +201,21 @@ class DeployConfig(_Section):
                 f"engine.port and webui.port are both {self.webui.port}; give each its own"
             )
         return self
+
+
+def _option_problem(key: str, value: JsonValue) -> str | None:
+    """What is wrong with one of vLLM's options, in words."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", key):
+        return f"{key!r} is no option: write max-num-seqs, without the dashes"
+    name = option_name(key)
+    # vLLM takes any unambiguous beginning of an option for the option itself.
+    owned = [(o, why) for o, why in OWNED_ENGINE_OPTIONS.items() if o.startswith(name)]
+    if owned:
+        return f"{key!r} is set by the launcher: {owned[0][1]}"
+    items = value if isinstance(value, list) else []
+    if any(isinstance(item, str) and item.startswith("-") for item in items):
+        return f"{key!r}: an item of a list cannot begin with a dash; it would be another option"
+    return None
 
 
 def option_name(key: str) -> str:

@@ -69,6 +69,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 
 _CAUSE_PATTERNS = tuple((re.compile(pattern), text) for pattern, text in _CAUSES)
 _ERROR_LINE = re.compile(r"(?:^|\s)(?:[A-Za-z_.]*(?:Error|Exception)|ERROR|error)\b[: ]")
+_ROUTINE = re.compile(r"^(?:\([^)]*\)\s*)?(?:DEBUG|INFO|WARNING)[: ]")
 _PREFIX = re.compile(r"^(?:\([^)]*\)\s*)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
 
 
@@ -121,7 +122,8 @@ def phase_of(line: str) -> Phase | None:
 
 def cause_of(lines: Iterable[str]) -> Cause | None:
     """A known cause with its fix, else the last line that looks like an error, else None."""
-    lines = list(lines)
+    # Routine lines hold anything, the words of requests included; none of them is a cause.
+    lines = [line for line in lines if not _ROUTINE.match(line)]
     for line in lines:
         for pattern, text in _CAUSE_PATTERNS:
             if match := pattern.search(line):

@@ -58,7 +58,7 @@ def listen_problem(host: str, port: int) -> str | None:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return f"{host!r} is not an address of this machine"
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.config import DeployConfig, OptionValue
+from pydantic import JsonValue
+
+from launcher.config import DeployConfig
 from launcher.paths import ROOT, Paths
 
 ENGINE = "vllm"
@@ -48,7 +50,7 @@ class Program:
     fingerprint: str
 
 
-def engine_arguments(options: Mapping[str, OptionValue]) -> list[str]:
+def engine_arguments(options: Mapping[str, JsonValue]) -> list[str]:
     """Options as vLLM's command line takes them.
 
     true and false become ``--x`` and ``--no-x``, lists follow their option, maps are JSON, and an

@@ -39,16 +39,17 @@ def ini_path(path: Path) -> str:
         LauncherError: supervisord's files have no way to write this path.
     """
     text = str(path)
-    if re.search(r"[\x00-\x1f]|\s[;#]|^\s|\s$", text):
+    # supervisord expands % once in some values and twice in others, so no spelling is right.
+    if re.search(r"[\x00-\x1f%]|\s[;#]|^\s|\s$", text):
         raise LauncherError(
-            f"{text!r}: supervisord cannot read a path with control characters or with ' ;' or"
-            " ' #' in it; move the checkout to a plainer folder"
+            f"{text!r}: supervisord cannot read a path with control characters, with % or with"
+            " ' ;' or ' #' in it; move the checkout to a plainer folder"
         )
-    return text.replace("%", "%%")
+    return text
 
 
 def ini_command(command: Sequence[str]) -> str:
-    """A command line as supervisord splits it: like a POSIX shell, after expanding ``%``."""
+    """A command line as supervisord splits it: like a POSIX shell."""
     return " ".join(shlex.quote(ini_path(Path(part)) if "/" in part else part) for part in command)
 
 
@@ -97,7 +98,8 @@ def render_supervisord(
 def write_if_changed(file: RenderedFile) -> bool:
     """Write atomically, and only what differs; True if the file was written."""
     try:
-        if file.path.read_text() == file.content and file.path.stat().st_mode & 0o777 == file.mode:
+        same_mode = file.path.stat().st_mode & 0o777 == file.mode
+        if same_mode and file.path.read_bytes() == file.content.encode():
             return False
     except OSError:
         pass

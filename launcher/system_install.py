@@ -15,7 +15,7 @@ from launcher.config import load_config
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_model
 from launcher.paths import ROOT, Paths
-from launcher.programs import WEBUI, programs_for
+from launcher.programs import WEBUI, Program, programs_for
 from launcher.render import RenderedFile, render_programs, write_if_changed
 from launcher.selection import select_config
 from launcher.supervisord import Supervisord
@@ -30,8 +30,7 @@ def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     config, paths = load_config(config_path), Paths.from_environ()
     check_model(config, config_path)
     programs = [
-        # The script that the article's readers edit is the one that must count.
-        replace(program, command=(str(root / SCRIPT),)) if program.name == WEBUI else program
+        replace(program, command=_system_command(program, root))
         for program in programs_for(config, config_path, paths)
     ]
     rendered = render_programs(programs, paths, config.logs)
@@ -40,12 +39,29 @@ def _files(config_path: Path, root: Path) -> list[RenderedFile]:
         RenderedFile(root / CONF, f"; {MARK}\n{rendered}", 0o644),
         RenderedFile(
             root / SCRIPT,
-            f"#!/bin/sh\n# {MARK}\n# To change the port, add it here: --port 7861\n"
-            f'exec {shlex.quote(str(script))} "$@"\n',
+            f"#!/bin/sh\n# {MARK}\n# Options written here win over the YAML, as in"
+            f' OPTIONS="--port 7861"\n{_options_line(root / SCRIPT)}\n'
+            f'exec {shlex.quote(str(script))} $OPTIONS "$@"\n',
             0o755,
         ),
         RenderedFile(paths.active_config, str(config_path)),
     ]
+
+
+def _system_command(program: Program, root: Path) -> tuple[str, ...]:
+    """A command for a supervisord that does not share our environment.
+
+    The WebUI is started by the installed script: it is the one that the article's readers edit.
+    """
+    command = (str(root / SCRIPT),) if program.name == WEBUI else program.command
+    home = os.environ.get("STEP3VL_HOME")
+    return ("/usr/bin/env", f"STEP3VL_HOME={home}", *command) if home else command
+
+
+def _options_line(script: Path) -> str:
+    """The OPTIONS of an earlier installation, which may have been edited."""
+    lines = script.read_text().splitlines() if script.exists() and not _is_foreign(script) else []
+    return next((line for line in lines if line.startswith("OPTIONS=")), 'OPTIONS=""')
 
 
 def _require_root(root: Path) -> None:
@@ -81,10 +97,7 @@ def install(given: str | None, root: Path, *, dry_run: bool) -> int:
         raise LauncherError("our own supervisord runs; `launch down` first")
     paths.make_private_folders()
     for file in files:
-        if file.path == root / SCRIPT and file.path.exists():
-            say(f"kept, with your changes: {file.path}")
-        else:
-            say(f"{'wrote' if write_if_changed(file) else 'unchanged'}: {file.path}")
+        say(f"{'wrote' if write_if_changed(file) else 'unchanged'}: {file.path}")
     say("Now: supervisorctl reread && supervisorctl update")
     return 0
 

@@ -17,6 +17,9 @@ from launcher.errors import ConfigError
 
 MAX_BYTES = 1_000_000
 
+# What PyYAML lets through for an explicit tag that does not fit its value, such as !!int "".
+_CONSTRUCTION_ERRORS = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 # What to write instead, by pydantic's name of the mistake.
 ADVICE = {
     "bool_type": "write true or false",
@@ -73,8 +76,8 @@ class YamlSource:
             data = {} if node is None else loader.construct_document(node)
         except yaml.YAMLError as error:
             raise ConfigError(_yaml_problem(error, name)) from None
-        except (RecursionError, ValueError) as error:
-            raise ConfigError(f"{name}: not usable YAML: {error}") from None
+        except _CONSTRUCTION_ERRORS as error:
+            raise ConfigError(f"{name}: not usable YAML: {type(error).__name__} {error}") from None
         return cls(name, data, lines)
 
     def locate(self, problem: ErrorDetails, model: type[BaseModel]) -> tuple[int, str]:

@@ -102,7 +102,7 @@ def test_every_mistake_of_a_file_is_reported_at_once() -> None:
         ),
         (
             f"{MINIMAL}engine:\n  start_timeout_s: .nan\n",
-            "line 3: engine.start_timeout_s: input should be greater than 0, not nan",
+            "line 3: engine.start_timeout_s: input should be a finite number, not nan",
         ),
         (
             f"{MINIMAL}engine:\n  stop_timeout_s: 4\n",

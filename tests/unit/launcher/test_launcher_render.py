@@ -264,7 +264,7 @@ def test_no_text_of_the_yaml_reaches_the_ini_file(text: str, names: list[str]) -
         model={"folder": text, "names": names, "notice": text},
         engine={
             "options": {"x": text, "y": [text], "z": {text: text}},
-            "environment": {text: text},
+            "environment": {"NAME": text},
             "command": [text],
         },
         webui={"host": text},

@@ -71,7 +71,7 @@ def test_the_script_hands_everything_on_to_ours(installed: Path) -> None:
     script = installed / SCRIPT
     assert subprocess.run(["/bin/sh", "-n", script]).returncode == 0
     last = script.read_text().splitlines()[-1]
-    assert ["exec", str(ROOT / "start-webui-service.sh"), "$@"] == shlex.split(last)
+    assert ["exec", str(ROOT / "start-webui-service.sh"), "$OPTIONS", "$@"] == shlex.split(last)
 
 
 def test_installing_again_changes_nothing(
@@ -90,12 +90,13 @@ def test_a_script_that_was_edited_is_kept(
 ) -> None:
     """Whoever wrote a port into it does not lose it by installing again."""
     script = installed / SCRIPT
-    edited = script.read_text().replace('"$@"', '--port 7861 "$@"')
+    edited = script.read_text().replace('OPTIONS=""', 'OPTIONS="--port 7861"')
+    assert edited != script.read_text()
     script.write_text(edited)
     capsys.readouterr()
     install(DEMO.path, installed, dry_run=False)
     assert edited == script.read_text()
-    assert f"kept, with your changes: {script}" in capsys.readouterr().out.splitlines()
+    assert f"unchanged: {script}" in capsys.readouterr().out.splitlines()
 
 
 def test_the_webui_is_started_by_the_installed_script(installed: Path) -> None:
@@ -103,7 +104,16 @@ def test_the_webui_is_started_by_the_installed_script(installed: Path) -> None:
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(installed / CONF)
     command = parser[f"program:{WEBUI}"]["command"]
-    assert [str(installed / SCRIPT)] == shlex.split(command)
+    assert shlex.split(command)[-1] == str(installed / SCRIPT)
+
+
+def test_a_home_of_its_own_goes_along(installed: Path, home: Path) -> None:
+    """The machine's supervisord does not know our environment, so the commands carry the home."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(installed / CONF)
+    for section in parser.sections():
+        words = shlex.split(parser[section]["command"])
+        assert words[:2] == ["/usr/bin/env", f"STEP3VL_HOME={home}"]
 
 
 def test_a_dry_run_prints_and_writes_nothing(
