@@ -10,12 +10,13 @@ from __future__ import annotations
 import configparser
 import fcntl
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
@@ -85,15 +86,32 @@ def fingerprint(extras: list[str]) -> str:
 
 def is_current(extras: list[str]) -> bool:
     """Whether nothing needs installing."""
-    return STAMP.is_file() and STAMP.read_text() == fingerprint(extras)
+    python = VENV / "bin" / "python"
+    return python.exists() and STAMP.is_file() and STAMP.read_text() == fingerprint(extras)
+
+
+def is_usable() -> bool:
+    """Whether the launcher can run: pip writes the console script last."""
+    return (VENV / "bin" / "step3vl").exists() and (VENV / "bin" / "python").exists()
 
 
 def may_install(command: str) -> bool:
-    """Only commands that begin something change an environment that was once finished.
+    """Only commands that begin something change an environment.
 
     ``status`` and ``down`` must work without a network, and so must a restart by supervisord.
+
+    Raises:
+        BootstrapError: there is no environment, and this command has no use for a new one.
     """
-    return command in {"up", "test"} or not STAMP.is_file()
+    if command in {"up", "test"}:
+        return True
+    if is_usable():
+        return False
+    if command in {"exec", "check", "render", "install", "sample-config"}:
+        return True
+    raise BootstrapError(
+        "nothing is installed here yet; `./launcher/launch up` installs and starts everything"
+    )
 
 
 def say(message: str) -> None:
@@ -101,15 +119,15 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
-    """Wait while another bootstrap of this checkout works; the lock goes with the process."""
+def only_one() -> Iterator[int]:
+    """Wait while another bootstrap of this checkout works; the lock goes with its processes."""
     with (ROOT / "setup.cfg").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("launch: another installation of this checkout is running; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
 def require_disk(extras: list[str]) -> None:
@@ -162,7 +180,7 @@ def index_arguments(extras: list[str]) -> list[str]:
     try:
         with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=CPU_INDEX_TIMEOUT_S):
             return ["--extra-index-url", CPU_INDEX]
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):
         say("  PyTorch's CPU index does not answer; using the configured package index alone")
         return []
 
@@ -179,27 +197,32 @@ def shortened(line: str) -> str | None:
     return None
 
 
-def pip_install(extras: list[str]) -> None:
-    """Install this checkout and what it needs, with one moving line of progress."""
+def pip_install(extras: list[str], lock: int) -> None:
+    """Install this checkout and what it needs, with one moving line of progress.
+
+    pip holds the lock too: where only this process is killed, no second pip may begin.
+    """
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     command += ["--no-input", "--progress-bar=off", *index_arguments(extras)]
     command += ["--editable", f"{ROOT}[{','.join(extras)}]"]
-    started, count, tail = time.monotonic(), 0, deque[str](maxlen=200)
+    progress, tail = InstallProgress(), deque[str](maxlen=200)
     with (
         LOG.open("w") as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            pass_fds=(lock,),
         ) as pip,
     ):
         assert pip.stdout is not None  # noqa: S101  (a pipe was asked for)
-        for raw in pip.stdout:
-            log.write(raw)
-            tail.append(raw.strip())
-            if (news := shortened(raw.strip())) is not None:
-                count += 1
-                show_progress(time.monotonic() - started, count, news)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        with progress:
+            for raw in pip.stdout:
+                log.write(raw)
+                tail.append(raw.strip())
+                progress.take(raw.strip())
     if pip.returncode != 0:
         errors = [line for line in tail if line.startswith(("ERROR", "error:"))]
         reason = errors[-1] if errors else f"pip ended with status {pip.returncode}"
@@ -209,28 +232,73 @@ def pip_install(extras: list[str]) -> None:
         )
 
 
-def show_progress(seconds: float, count: int, news: str) -> None:
-    """One line rewritten in place on a terminal; elsewhere every 25th line, to keep logs short."""
-    line = f"  {int(seconds):4d} s  {news}"
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr)
-        sys.stderr.flush()
-    elif count % 25 == 1:
-        say(line)
+def repair_wheels() -> None:
+    """Mend what pip could not know to be broken; see launcher/wheels.py."""
+    command = [str(VENV / "bin" / "python"), "-P", "-m", "launcher.wheels"]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        raise BootstrapError("the installed packages could not be checked; run the command again")
+
+
+class InstallProgress:
+    """One line with running seconds on a terminal; elsewhere a line now and then."""
+
+    QUIET_LINES = 25
+    QUIET_SECONDS = 20.0
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._news = "asking the package index"
+        self._lines = 0
+        self._shown = 0.0
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> None:
+        self._ticker.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._ticker.join()
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def take(self, line: str) -> None:
+        """A line of pip's output."""
+        if (news := shortened(line)) is not None:
+            self._news = news
+            self._lines += 1
+            if not sys.stderr.isatty() and self._lines % self.QUIET_LINES == 1:
+                self._show()
+
+    def _tick(self) -> None:
+        while not self._over.wait(1.0):
+            quiet_for = time.monotonic() - self._shown
+            if sys.stderr.isatty() or quiet_for > self.QUIET_SECONDS:
+                self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        line = f"  {int(self._shown - self._started):4d} s  {self._news}"
+        if sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{line[:columns]}", end="", file=sys.stderr, flush=True)
+        else:
+            say(line)
 
 
 def install(extras: list[str]) -> None:
     """Bring .venv to what ``extras`` ask for."""
-    with only_one():
+    with only_one() as lock:
         if is_current(extras):  # the process we waited for has done it
             return
         require_disk(extras)
         say(f"launch: installing into {VENV} ({', '.join(extras)}); the first time takes minutes")
         if not python_works():
             make_venv()
-        STAMP.unlink(missing_ok=True)
-        pip_install(extras)
-        subprocess.run([VENV / "bin" / "python", "-m", "launcher.wheels"], check=True, cwd=ROOT)
+        # Unfinished from here on, but which extras were wanted stays known.
+        STAMP.write_text(f"unfinished\n{','.join(extras)}\n")
+        pip_install(extras, lock)
+        repair_wheels()
         STAMP.write_text(fingerprint(extras))
         say("launch: installed")
 
@@ -241,7 +309,7 @@ def main(arguments: list[str]) -> NoReturn:
         extras = wanted_extras(command)
         if may_install(command) and not is_current(extras):
             install(extras)
-    except BootstrapError as error:
+    except (BootstrapError, OSError) as error:
         say(f"launch: {error}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -61,11 +61,24 @@ def _render(arguments: argparse.Namespace) -> int:
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
     config = load_config(selection.path)
-    files = render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
-    for file in files:
-        path = Path(arguments.out).absolute() / file.path.name if arguments.out else file.path
-        written = write_if_changed(RenderedFile(path, file.content, file.mode))
-        say(f"{'wrote' if written else 'unchanged'}: {path}")
+    if arguments.out is None:
+        lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
+        written = lifecycle.write_files(config, selection.path, paths)
+        for file in written:
+            say(f"wrote: {file.path}")
+        return 0 if written else _say_unchanged(paths.supervisord_conf)
+    programs = programs_for(config, selection.path, paths)
+    for file in render_supervisord(programs, paths, config.logs):
+        path = Path(arguments.out).absolute() / file.path.name
+        if write_if_changed(RenderedFile(path, file.content, file.mode)):
+            say(f"wrote: {path}")
+        else:
+            _say_unchanged(path)
+    return 0
+
+
+def _say_unchanged(path: Path) -> int:
+    say(f"unchanged: {path}")
     return 0
 
 
@@ -128,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     restart = add("restart", _restart, "restart one program and wait until it answers")
     restart.add_argument("name", choices=[ENGINE, WEBUI])
     logs = add("logs", _logs, "show the end of a log")
-    logs.add_argument("name", metavar="NAME", help=f"{ENGINE}, {WEBUI} or supervisord")
+    logs.add_argument("name", metavar="{vllm,webui,supervisord}", help="which one")
     logs.add_argument("-f", "--follow", action="store_true", help="and what is added to it")
     logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
     add_config(add("check", _check, "say what would stand in the way of `up`; changes nothing"))

@@ -41,6 +41,9 @@ OWNED_ENGINE_OPTIONS: Mapping[str, str] = {
     "config": "write the options under engine.options",
 }
 
+ONE_SOURCE = "write exactly one of folder and hub_id"
+SAME_PORTS = "engine.port and webui.port are the same; give each its own"
+
 Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -82,15 +85,17 @@ class ModelConfig(_Section):
     @field_validator("names")
     @classmethod
     def _are_usable_names(cls, value: list[str]) -> list[str]:
-        for name in value:
-            if not re.fullmatch(r"\w[\w.:/-]*", name):
-                raise ValueError(f"a name has letters, digits and . _ - : / only, not {name!r}")
+        wrong = [name for name in value if not re.fullmatch(r"\w[\w.:/-]*", name)]
+        if wrong:
+            raise ValueError(
+                f"a name has letters, digits and . _ - : / only, not {', '.join(map(repr, wrong))}"
+            )
         return value
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if (self.folder is None) == (self.hub_id is None):
-            raise ValueError("write exactly one of folder and hub_id")
+            raise ValueError(ONE_SOURCE)
         return self
 
 
@@ -127,17 +132,17 @@ class EngineConfig(_Section):
             if spellings.count(spelling) > 1
         ]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return value
 
     @field_validator("environment")
     @classmethod
     def _are_variables(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, text in value.items():
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"{name!r} is no name of an environment variable")
-            if "\0" in text:
-                raise ValueError(f"{name}: an environment variable cannot hold a NUL character")
+        wrong = [n for n in value if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", n)]
+        problems = [f"{name!r} is no name of an environment variable" for name in wrong]
+        problems += [f"{n}: no NUL character, please" for n, t in value.items() if "\0" in t]
+        if problems:
+            raise ValueError("\n".join(problems))
         return value
 
     @field_validator("command")
@@ -197,16 +202,31 @@ class DeployConfig(_Section):
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.engine.port == self.webui.port:
-            raise ValueError(
-                f"engine.port and webui.port are both {self.webui.port}; give each its own"
-            )
+            raise ValueError(SAME_PORTS)
         return self
+
+
+def _cross_problems(data: Any) -> list[tuple[tuple[str, ...], str]]:
+    """Mistakes between keys, which the models look for only once each key is right by itself."""
+    problems: list[tuple[tuple[str, ...], str]] = []
+    sections = data if isinstance(data, dict) else {}
+    model, engine, webui = (sections.get(name) for name in ("model", "engine", "webui"))
+    if isinstance(model, dict) and (model.get("folder") is None) == (model.get("hub_id") is None):
+        problems.append((("model",), ONE_SOURCE))
+    ports = [
+        section.get("port", default) if isinstance(section, dict) else default
+        for section, default in ((engine, 8000), (webui, 7860))
+    ]
+    if ports[0] == ports[1]:
+        problems.append(((), SAME_PORTS))
+    return problems
 
 
 def _option_problem(key: str, value: JsonValue) -> str | None:
     """What is wrong with one of vLLM's options, in words."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", key):
-        return f"{key!r} is no option: write max-num-seqs, without the dashes"
+        plain = key.strip("-") or "max-num-seqs"
+        return f"{key!r} is no option: write {plain}, without dashes before it"
     name = option_name(key)
     # vLLM takes any unambiguous beginning of an option for the option itself.
     owned = [(o, why) for o, why in OWNED_ENGINE_OPTIONS.items() if o.startswith(name)]
@@ -232,8 +252,13 @@ def parse_config(source: YamlSource) -> DeployConfig:
     try:
         return DeployConfig.model_validate(source.data)
     except ValidationError as error:
-        problems = sorted(source.locate(problem, DeployConfig) for problem in error.errors())
-        lines = [f"line {line}: {text}" for line, text in problems]
+        problems = {source.locate(problem, DeployConfig) for problem in error.errors()}
+        problems |= {source.place(path, text) for path, text in _cross_problems(source.data)}
+        lines = [
+            f"line {line}: {path}: {one}"
+            for line, path, text in sorted(problems)
+            for one in text.split("\n")
+        ]
         raise ConfigError("\n  ".join([f"{source.name}:", *lines])) from None
 
 

@@ -5,8 +5,9 @@
 vLLM is three processes or more, and its own exit code cannot be trusted (0 after a crash of the
 engine core). So supervisord runs this small process instead. It adopts whatever vLLM's processes
 leave behind (child subreaper), passes SIGTERM on once, kills what has not gone in time, and exits
-with a code that tells a stop from a crash. Crashes are counted in a file; after the third within
-ten minutes the next start ends at once with the cause, which supervisord shows as FATAL.
+with a code that tells a stop from a crash. Crashes are counted in a file; after the third without
+ten good minutes in between the next start ends at once with the cause, and supervisord, which
+does not restart after that code, shows FATAL.
 
 Standard library only: it lives as long as the engine and should cost next to nothing.
 """
@@ -39,7 +40,10 @@ EX_CONFIG = 78
 """Starting again would not help."""
 
 MAX_CRASHES = 3
-CRASH_WINDOW_S = 600.0
+GOOD_RUN_S = 600.0
+"""An engine that was ready this long has forgotten its earlier crashes."""
+EARLY_EXIT_S = 5.0
+"""supervisord's startsecs: an end before that is FATAL without our counting."""
 KILL_GRACE_S = 5.0
 POLL_S = 0.25
 
@@ -78,17 +82,18 @@ class StateFile:
             **more,
         }
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(document))
-        temporary.chmod(0o600)
-        temporary.replace(self._path)
+        # A full disk must not take the engine down with it.
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(document))
+            temporary.chmod(0o600)
+            temporary.replace(self._path)
 
 
 class CrashLedger:
-    """Times of the latest crashes, with the last cause."""
+    """How many crashes there were since the last good run, and why the last one."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._clock = clock
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -97,25 +102,26 @@ class CrashLedger:
         except (OSError, ValueError):
             return {}
 
-    def recent(self) -> list[float]:
-        since = self._clock() - CRASH_WINDOW_S
-        times = self._read().get("times", [])
-        return [t for t in times if isinstance(t, (int, float)) and t > since]
+    def count(self) -> int:
+        count = self._read().get("count", 0)
+        return count if isinstance(count, int) else 0
 
     def last_cause(self) -> str:
         return str(self._read().get("cause", "unknown cause"))
 
     def add(self, cause: str) -> None:
-        times = [*self.recent(), self._clock()]
-        self._path.write_text(json.dumps({"times": times, "cause": cause}))
+        document = {"count": self.count() + 1, "cause": cause}
+        with contextlib.suppress(OSError):
+            self._path.write_text(json.dumps(document))
 
     def clear(self) -> None:
         self._path.unlink(missing_ok=True)
 
 
 def say(message: str) -> None:
-    """A line in the engine's log."""
-    print(f"step3vl: {message}", flush=True)
+    """A line in the engine's log, as long as anybody reads it."""
+    with contextlib.suppress(OSError):
+        print(f"step3vl: {message}", flush=True)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -166,14 +172,16 @@ class Engine:
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping_since: float | None = None
         self._announced = ""
+        self._began = time.monotonic()
+        self._ready_since: float | None = None
         self._output = b""
 
     def run(self) -> int:
         """Start, watch, clean up; the exit code for supervisord."""
-        if len(self._ledger.recent()) >= MAX_CRASHES:
+        if self._ledger.count() >= MAX_CRASHES:
             return self._give_up()
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle_stop)
         self._state.write("starting", "starting vLLM")
         try:
@@ -191,18 +199,18 @@ class Engine:
         self._child = child
         if self._stopping_since is not None:  # asked to stop while we started
             child.terminate()
-        timed_out = self._watch(child)
-        self._kill_the_rest(child)
+        try:
+            timed_out = self._watch(child)
+        finally:
+            self._kill_the_rest(child)
         return self._verdict(child.wait(), timed_out)
 
     def _give_up(self) -> int:
         cause = self._ledger.last_cause()
         # A start by hand after this one is a fresh attempt.
         self._ledger.clear()
-        minutes = int(CRASH_WINDOW_S / 60)
         return self._failed(
-            f"{MAX_CRASHES} crashes in {minutes} minutes, not starting again; the last: {cause}",
-            EX_CONFIG,
+            f"crashed {MAX_CRASHES} times, not starting again; the last time: {cause}", EX_CONFIG
         )
 
     def _failed(self, cause: str, code: int, evidence: str = "") -> int:
@@ -238,6 +246,8 @@ class Engine:
             self._announce("stopping", "stopping")
         elif self._announced != "ready" and is_healthy(self._settings.port):
             self._announce("ready", "ready")
+            self._ready_since = time.monotonic()
+            self._log.forget()  # what was said before explains no later end
 
     def _announce(self, phase: str, message: str) -> None:
         """Write a change of phase to the state file and the log."""
@@ -261,8 +271,12 @@ class Engine:
                 return True
             if not data:
                 return False
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            try:
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+            except OSError:  # supervisord is gone, and nobody else would stop the engine
+                self._handle_stop(signal.SIGHUP, None)
+                return False
             # A progress bar ends its states with a carriage return.
             *lines, self._output = (self._output + data.replace(b"\r", b"\n")).split(b"\n")
             for line in lines:
@@ -282,6 +296,8 @@ class Engine:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
             time.sleep(0.02)
+        if left:
+            say(f"still there after {KILL_GRACE_S:g} s, in the kernel's hands: processes {left}")
 
     def _verdict(self, status: int, timed_out: bool) -> int:
         if self._stopping_since is not None:
@@ -290,11 +306,25 @@ class Engine:
             return 0
         if timed_out:
             return self._failed(f"not ready after {self._settings.start_timeout:g} s", EX_TEMPFAIL)
-        ending = f"signal {-status}" if status < 0 else f"exit {status}"
-        unknown = Cause(f"vLLM ended by itself ({ending}); its log says no more", "")
-        cause = self._log.cause() or unknown
-        self._ledger.add(cause.message)
+        cause = self._cause(status)
+        now = time.monotonic()
+        if self._ready_since is not None and now - self._ready_since > GOOD_RUN_S:
+            self._ledger.clear()
+        if cause.permanent:
+            return self._failed(cause.message, EX_CONFIG, cause.evidence)
+        if now - self._began > EARLY_EXIT_S:
+            self._ledger.add(cause.message)
         return self._failed(cause.message, EX_SOFTWARE, cause.evidence)
+
+    def _cause(self, status: int) -> Cause:
+        """In words that may be shown to anyone; the log's own line is for this machine only."""
+        if status < 0:
+            return Cause(f"vLLM was killed by signal {-status}", "")
+        found = self._log.cause()
+        if found is not None and found.known:
+            return found
+        words = f"vLLM ended by itself (exit {status}); its log says why"
+        return Cause(words, found.evidence if found else "")
 
 
 def parse_arguments(argv: list[str]) -> Settings:

@@ -44,11 +44,11 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"unrecognized arguments?: (?P<what>.*)",
-        "vLLM does not know {what}: correct engine.options",
+        "vLLM does not know {what}; correct engine.options",
     ),
     (
         r"error: argument (?P<what>.*)",
-        "vLLM refused an option, {what}: correct engine.options",
+        "vLLM refused an option, {what}; correct engine.options",
     ),
     (r"No space left on device", "the disk is full: free some space"),
     (
@@ -87,6 +87,12 @@ class Cause:
 
     message: str
     evidence: str
+    known: bool = False
+
+    @property
+    def permanent(self) -> bool:
+        """Whether starting again, with nothing changed, would end the same way for certain."""
+        return "correct engine.options" in self.message
 
 
 class EngineLog:
@@ -103,6 +109,10 @@ class EngineLog:
             return False
         self.phase = phase
         return True
+
+    def forget(self) -> None:
+        """Let go of the lines so far."""
+        self._tail.clear()
 
     def cause(self) -> Cause | None:
         """Why it ended, as far as the log tells."""
@@ -128,7 +138,7 @@ def cause_of(lines: Iterable[str]) -> Cause | None:
         for pattern, text in _CAUSE_PATTERNS:
             if match := pattern.search(line):
                 what = (match.groupdict().get("what") or "").strip()
-                return Cause(text.format(what=what), _bare(line))
+                return Cause(text.format(what=what), _bare(line), known=True)
     errors = [line for line in lines if _ERROR_LINE.search(line) and "Traceback" not in line]
     return Cause(_bare(errors[-1]), _bare(errors[-1])) if errors else None
 

@@ -6,7 +6,7 @@ import os
 from typing import NoReturn
 
 from launcher.config import load_config
-from launcher.engine import EX_CONFIG
+from launcher.engine import EX_CONFIG, StateFile
 from launcher.errors import LauncherError
 from launcher.host_checks import listen_problem
 from launcher.lifecycle import check_model
@@ -34,22 +34,40 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
         LauncherError: it could not start; nothing was executed.
     """
     paths = Paths.from_environ()
+    paths.make_private_folders()
+    if name == WEBUI:
+        _become(_webui(paths, config, host, port))
+    try:
+        process = _engine(paths, config)
+    except LauncherError as error:
+        # Otherwise the page and `status` would go on telling what an earlier engine did.
+        StateFile(paths.engine_state).write("failed", str(error))
+        raise
+    _become(process)
+
+
+def _engine(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
-    paths.make_private_folders()
-    if name == ENGINE:
-        check_model(settings, selected.path)
-        listen_on = ("127.0.0.1", settings.engine.port)
-        process = engine_process(settings, selected.path, paths)
-    else:
-        listen_on = (host or settings.webui.host, port or settings.webui.port)
-        process = webui_process(settings, paths, *listen_on)
-        if os.environ.get("SUPERVISOR_PROCESS_NAME") != WEBUI:
-            # One started by hand beside the service must not pass for the service's own.
-            process.env.pop("WEBUI_ADDRESS_FILE")
-    if (problem := listen_problem(*listen_on)) is not None:
+    check_model(settings, selected.path)
+    _require_listen(ENGINE, "127.0.0.1", settings.engine.port)
+    return engine_process(settings, selected.path, paths)
+
+
+def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:
+    settings = load_config(select_config(config, paths).path)
+    listen_on = (host or settings.webui.host, port or settings.webui.port)
+    _require_listen(WEBUI, *listen_on)
+    process = webui_process(settings, paths, *listen_on)
+    if os.environ.get("SUPERVISOR_PROCESS_NAME") != WEBUI:
+        # One started by hand beside the service must not pass for the service's own.
+        process.env.pop("WEBUI_ADDRESS_FILE")
+    return process
+
+
+def _require_listen(name: str, host: str, port: int) -> None:
+    if (problem := listen_problem(host, port)) is not None:
         raise CannotStartError(f"{name}: {problem}")
-    _become(process)
 
 
 def _become(process: Process) -> NoReturn:

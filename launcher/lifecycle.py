@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,7 +17,13 @@ from launcher.config import DeployConfig, load_config
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import holders_of, listen_problem
 from launcher.paths import Paths
-from launcher.programs import ENGINE, WEBUI, model_location, programs_for
+from launcher.programs import (
+    ENGINE,
+    WEBUI,
+    model_location,
+    programs_for,
+    start_script_options,
+)
 from launcher.readiness import Address, StartWatch, read_engine_state, read_webui_address
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
 from launcher.selection import active_config, select_config
@@ -59,6 +68,8 @@ def check_ports(config: DeployConfig, supervisord: Supervisord) -> None:
         ("webui.port", config.webui.host, config.webui.port),
         ("engine.port", "127.0.0.1", config.engine.port),
     ]
+    if start_script_options():  # a --port in there wins, and `exec` looks at that one
+        wanted = wanted[1:]
     problems = [
         f"{key}: {problem}; end that process or write another {key}"
         for key, host, port in wanted
@@ -68,7 +79,16 @@ def check_ports(config: DeployConfig, supervisord: Supervisord) -> None:
         raise LauncherError("\n  ".join(problems))
 
 
-def _refuse_other_config(config_path: Path, paths: Paths, supervisord: Supervisord) -> None:
+@contextmanager
+def _alone(paths: Paths) -> Iterator[None]:
+    """Let no second `up` start another supervisord beside ours; it waits its turn."""
+    paths.make_private_folders()
+    with paths.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def refuse_other_config(config_path: Path, paths: Paths, supervisord: Supervisord) -> None:
     active = active_config(paths)
     if supervisord.is_running() and active is not None and active != config_path:
         raise LauncherError(
@@ -77,12 +97,15 @@ def _refuse_other_config(config_path: Path, paths: Paths, supervisord: Superviso
         )
 
 
-def _write_files(config: DeployConfig, config_path: Path, paths: Paths) -> None:
+def write_files(config: DeployConfig, config_path: Path, paths: Paths) -> list[RenderedFile]:
+    """Write supervisord's configuration and note which YAML it is made from; what was written."""
     paths.make_private_folders()
-    write_if_changed(RenderedFile(paths.active_config, str(config_path)))
     programs = programs_for(config, config_path, paths)
-    for file in render_supervisord(programs, paths, config.logs):
-        write_if_changed(file)
+    files = [
+        RenderedFile(paths.active_config, str(config_path)),
+        *render_supervisord(programs, paths, config.logs),
+    ]
+    return [file for file in files if write_if_changed(file)]
 
 
 def _is_alive(program: ProgramState) -> bool:
@@ -110,15 +133,19 @@ def up(given: str | None, *, detach: bool) -> int:
     config = load_config(selection.path)
     supervisord = Supervisord(paths)
     check_model(config, selection.path)
-    _refuse_other_config(selection.path, paths, supervisord)
+    if supervisord.stopping():
+        say("Waiting until what ran before has stopped.")
+        supervisord.wait_until_stopped(_stop_limit(paths))
+    refuse_other_config(selection.path, paths, supervisord)
     check_ports(config, supervisord)
     if config.webui.host in PUBLIC_HOSTS:
         warn(
             f"webui.host is {config.webui.host}: everyone who reaches port {config.webui.port} of"
             " this machine can use the model, without a key"
         )
-    _write_files(config, selection.path, paths)
-    _start_programs(supervisord, paths)
+    with _alone(paths):
+        write_files(config, selection.path, paths)
+        _start_programs(supervisord, paths)
     if detach:
         say("Started; `launch status` tells when it is ready.")
         return 0
@@ -128,7 +155,8 @@ def up(given: str | None, *, detach: bool) -> int:
 def _wait(supervisord: Supervisord, paths: Paths, config: DeployConfig, began: float) -> int:
     watch = StartWatch(supervisord, paths, began, ProgressLine())
     try:
-        address = watch.wait(config.engine.start_timeout_s)
+        # The engine's parent keeps the limit, and its verdict says more than ours would.
+        address = watch.wait(config.engine.start_timeout_s + WEBUI_START_S)
     except KeyboardInterrupt:
         say("Still starting in the background: `launch status` shows it, `launch down` ends it.")
         return 130
@@ -148,10 +176,11 @@ def down() -> int:
     """Stop both programs and supervisord, and wait until all is gone."""
     paths = Paths.from_environ()
     supervisord = Supervisord(paths)
-    if not supervisord.is_running():
+    if supervisord.is_running():
+        supervisord.shut_down(timeout=_stop_limit(paths))
+    elif not supervisord.wait_until_stopped(_stop_limit(paths)):
         say("Nothing is running.")
         return 0
-    supervisord.shut_down(timeout=_stop_limit(paths))
     say("Stopped.")
     return 0
 
@@ -207,6 +236,8 @@ def status(*, as_json: bool) -> int:
         active = active_config(paths)
         document = {"ready": ready, "config": str(active) if active else None, "programs": rows}
         say(json.dumps(document, ensure_ascii=False))
+    elif not rows and supervisord.stopping():
+        say("Stopping.")
     elif not rows:
         say("Nothing is running; `launch up` starts it.")
     for row in rows if not as_json else []:

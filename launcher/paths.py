@@ -80,6 +80,11 @@ class Paths:
         return self.run / "config-path"
 
     @property
+    def lock(self) -> Path:
+        """Held while files are written and supervisord is started."""
+        return self.run / "up.lock"
+
+    @property
     def webui_address(self) -> Path:
         """Where the WebUI really listens, written by it (a ``--port`` may have changed it)."""
         return self.run / "webui.json"

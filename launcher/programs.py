@@ -22,6 +22,8 @@ from launcher.paths import ROOT, Paths
 ENGINE = "vllm"
 WEBUI = "webui"
 
+START_SCRIPT = ROOT / "start-webui-service.sh"
+
 # An allow-list no host matches: an empty one would allow every host.
 NO_MEDIA_DOMAIN = "media.invalid"
 
@@ -128,8 +130,16 @@ def webui_process(config: DeployConfig, paths: Paths, host: str, port: int) -> P
     return Process((sys.executable, "-P", "-m", "webui"), env)
 
 
-def _fingerprint(process: Process) -> str:
-    document = json.dumps([process.argv, sorted(process.env.items())])
+def start_script_options() -> str:
+    """What somebody wrote into ``OPTIONS`` of the start script; empty as it comes."""
+    for line in START_SCRIPT.read_text().splitlines():
+        if line.startswith("OPTIONS="):
+            return line.removeprefix("OPTIONS=").strip("\"' ")
+    return ""
+
+
+def _fingerprint(process: Process, *more: str) -> str:
+    document = json.dumps([process.argv, sorted(process.env.items()), *more])
     return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
@@ -139,7 +149,7 @@ def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[
     return [
         Program(
             name=WEBUI,
-            command=(str(ROOT / "start-webui-service.sh"),),
+            command=(str(START_SCRIPT),),
             # supervisord starts the lowest number first and stops the highest first, each of them
             # to its end: so open answers drain while the engine still lives.
             priority=200,
@@ -147,7 +157,7 @@ def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[
             startsecs=3,
             startretries=3,
             stopwaitsecs=round(config.webui.stop_timeout_s) + STOP_MARGIN_S,
-            fingerprint=_fingerprint(webui_settings),
+            fingerprint=_fingerprint(webui_settings, start_script_options()),
         ),
         Program(
             name=ENGINE,

@@ -93,12 +93,12 @@ def last_lines(log: Path, count: int) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-count:]
 
 
-def answers_ready(address: Address, timeout: float = 3.0) -> bool:
-    """Whether the WebUI itself says that it and the engine serve."""
+def answers(address: Address, path: str, timeout: float = 3.0) -> bool:
+    """Whether the WebUI answers 200: to ``/livez`` if it lives, to ``/readyz`` if all serve."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
     connection = http.client.HTTPConnection(host, address.port, timeout=timeout)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -148,7 +148,8 @@ class StartWatch:
             for program in self._supervisord.states():
                 if program.name == WEBUI and program.state in ENDED:
                     raise LauncherError(self._why(program))
-            if (address := read_webui_address(self._paths)) is not None:
+            address = read_webui_address(self._paths)
+            if address is not None and answers(address, "/livez"):
                 return address
             time.sleep(POLL_S)
         raise LauncherError(f"not up after {timeout:.0f} s; `launch logs {WEBUI}` tells more")
@@ -162,9 +163,10 @@ class StartWatch:
             raise LauncherError(self._engine_failure(engine))
         address = read_webui_address(self._paths)
         ready = engine is not None and engine.is_ready and address is not None
-        if ready and address is not None and answers_ready(address):
+        if ready and address is not None and answers(address, "/readyz"):
             return address
-        words = engine.message if engine else "starting"
+        # "stopped" is what the one before said, while supervisord restarts it.
+        words = engine.message if engine and engine.phase != "stopped" else "starting"
         page = f" (the page already answers at {address.url})" if address else ""
         self._progress.show(f"{words}{page}", self._clock() - self._since)
         return None

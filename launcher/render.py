@@ -72,10 +72,13 @@ def _template(name: str) -> Template:
     return Template((TEMPLATES / name).read_text())
 
 
-def render_programs(programs: Sequence[Program], paths: Paths, logs: LogsConfig) -> str:
-    """The ``[program:...]`` sections."""
+def render_programs(
+    programs: Sequence[Program], paths: Paths, logs: LogsConfig, user: str | None = None
+) -> str:
+    """The ``[program:...]`` sections; ``user`` is who runs them where supervisord is root's."""
     template = _template("program.conf")
-    return "\n".join(template.substitute(_program_values(p, paths, logs)) for p in programs)
+    sections = [template.substitute(_program_values(p, paths, logs)) for p in programs]
+    return "\n".join(f"{section}user={user}\n" if user else section for section in sections)
 
 
 def render_supervisord(
@@ -86,6 +89,7 @@ def render_supervisord(
         socket=ini_path(paths.socket),
         pidfile=ini_path(paths.pidfile),
         logfile=ini_path(paths.log_of("supervisord")),
+        root=ini_path(ROOT),
         log_max_mb=logs.max_mb,
         log_backups=logs.backups,
         # supervisord warns about root unless the file says that root is meant.

@@ -32,9 +32,9 @@ def default_for(cards: list[Gpu]) -> Selection:
     """The 10 B model where a card is large enough for it, else the demo."""
     if not cards:
         return Selection(Path(DEMO.path), "no NVIDIA GPU answers on this machine")
-    best = max(cards, key=lambda card: card.memory_gib)
-    size = f"{best.name} with {best.memory_gib:.0f} GiB"
-    if best.memory_gib >= GPU_PROFILE_NEEDS_GIB:
+    first = cards[0]  # the one vLLM takes
+    size = f"{first.name} with {first.memory_gib:.0f} GiB"
+    if first.memory_gib >= GPU_PROFILE_NEEDS_GIB:
         return Selection(Path(GPU.path), f"found {size}")
     return Selection(
         Path(DEMO.path),
@@ -51,7 +51,7 @@ def select_config(given: str | None, paths: Paths) -> Selection:
         ConfigError: the file in use is gone.
     """
     if given is not None:
-        return Selection(Path(given).absolute(), "named on the command line")
+        return Selection(Path(given).resolve(), "named on the command line")
     if (active := active_config(paths)) is not None:
         if not active.exists():
             raise ConfigError(f"{active}: in use until now, but gone; name another with --config")

@@ -26,6 +26,7 @@ RUNNING = "RUNNING"
 STARTING = "STARTING"
 FATAL = "FATAL"
 
+_SHUTDOWN_STATE = 6
 _BAD_NAME = 10
 _ALREADY_STARTED = 60
 _NOT_RUNNING = 70
@@ -38,7 +39,6 @@ class ProgramState:
     name: str
     state: str
     pid: int | None
-    since: float
     description: str
 
 
@@ -60,29 +60,51 @@ class Supervisord:
             raise LauncherError(f"supervisord refused: {fault.faultString}") from None
         except (OSError, http.client.HTTPException) as error:
             raise LauncherError(
-                f"supervisord does not answer ({error}); `launch up` starts it"
+                f"nothing is running here ({error.__class__.__name__}); `launch up` starts it"
             ) from None
 
     def is_running(self) -> bool:
-        """Whether it answers on its socket."""
+        """Whether it answers and takes orders. One that is stopping answers, but takes none."""
         try:
             self._rpc().getPID()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             return False
         return True
 
+    def stopping(self) -> psutil.Process | None:
+        """The process of a supervisord that answers, but only that it is shutting down."""
+        try:
+            self._rpc().getPID()
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == _SHUTDOWN_STATE:
+                return _process_in(self._paths.pidfile)
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+            pass
+        return None
+
+    def wait_until_stopped(self, timeout: float) -> bool:
+        """Wait for one that is shutting down; False if there is none.
+
+        Raises:
+            LauncherError: it was still there after ``timeout`` seconds.
+        """
+        if (process := self.stopping()) is None:
+            return False
+        _wait_for_end(process, timeout)
+        return True
+
     def pid(self) -> int:
         with self._speaking() as rpc:
             return int(rpc.getPID())
 
-    def ensure_running(self) -> bool:
-        """Start it unless it answers; True if it was started.
+    def ensure_running(self) -> None:
+        """Start it unless it answers.
 
         Raises:
             LauncherError: it did not come up; the message has its own last words.
         """
         if self.is_running():
-            return False
+            return
         self._paths.socket.unlink(missing_ok=True)  # left by a supervisord that was killed
         command = Path(sys.executable).parent / "supervisord"
         started = subprocess.run(
@@ -102,10 +124,9 @@ class Supervisord:
                 log = self._paths.log_of("supervisord")
                 raise LauncherError(f"supervisord did not answer in time; its log: {log}")
             time.sleep(POLL_S)
-        return True
 
-    def update(self) -> list[str]:
-        """Apply a changed configuration file; the names of programs that it (re)started."""
+    def update(self) -> None:
+        """Apply a changed configuration file: start, restart and remove what it says."""
         with self._speaking() as rpc:
             [[added, changed, removed]] = rpc.reloadConfig()
             for name in [*changed, *removed]:
@@ -113,7 +134,6 @@ class Supervisord:
                 rpc.removeProcessGroup(name)
             for name in [*added, *changed]:
                 rpc.addProcessGroup(name)  # starts it too: autostart is on
-            return [*added, *changed]
 
     def states(self) -> list[ProgramState]:
         """Every program, in the order of its name."""
@@ -123,7 +143,6 @@ class Supervisord:
                     name=str(info["name"]),
                     state=str(info["statename"]),
                     pid=int(info["pid"]) or None,
-                    since=float(info["start"]),
                     description=str(info["description"]),
                 )
                 for info in rpc.getAllProcessInfo()
@@ -157,10 +176,21 @@ class Supervisord:
         process = psutil.Process(self.pid())
         with self._speaking() as rpc:
             rpc.shutdown()
-        try:
-            process.wait(timeout)
-        except psutil.TimeoutExpired:
-            raise LauncherError(
-                f"supervisord (process {process.pid}) is still stopping after {timeout:.0f} s;"
-                " `launch status` tells what it waits for"
-            ) from None
+        _wait_for_end(process, timeout)
+
+
+def _process_in(pidfile: Path) -> psutil.Process | None:
+    try:
+        return psutil.Process(int(pidfile.read_text()))
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def _wait_for_end(process: psutil.Process, timeout: float) -> None:
+    try:
+        process.wait(timeout)
+    except psutil.TimeoutExpired:
+        raise LauncherError(
+            f"supervisord (process {process.pid}) is still stopping after {timeout:.0f} s;"
+            " its log tells what it waits for: `launch logs supervisord`"
+        ) from None

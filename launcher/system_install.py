@@ -7,6 +7,7 @@ article's readers look for it. Both carry a mark; ``uninstall`` removes marked f
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from launcher.config import load_config
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_model
 from launcher.paths import ROOT, Paths
-from launcher.programs import WEBUI, Program, programs_for
+from launcher.programs import START_SCRIPT, WEBUI, Program, programs_for
 from launcher.render import RenderedFile, render_programs, write_if_changed
 from launcher.selection import select_config
 from launcher.supervisord import Supervisord
@@ -33,15 +34,14 @@ def _files(config_path: Path, root: Path) -> list[RenderedFile]:
         replace(program, command=_system_command(program, root))
         for program in programs_for(config, config_path, paths)
     ]
-    rendered = render_programs(programs, paths, config.logs)
-    script = ROOT / "start-webui-service.sh"
+    rendered = render_programs(programs, paths, config.logs, user=_owner().pw_name)
     return [
         RenderedFile(root / CONF, f"; {MARK}\n{rendered}", 0o644),
         RenderedFile(
             root / SCRIPT,
             f"#!/bin/sh\n# {MARK}\n# Options written here win over the YAML, as in"
             f' OPTIONS="--port 7861"\n{_options_line(root / SCRIPT)}\n'
-            f'exec {shlex.quote(str(script))} $OPTIONS "$@"\n',
+            f'exec {shlex.quote(str(START_SCRIPT))} $OPTIONS "$@"\n',
             0o755,
         ),
         RenderedFile(paths.active_config, str(config_path)),
@@ -55,7 +55,22 @@ def _system_command(program: Program, root: Path) -> tuple[str, ...]:
     """
     command = (str(root / SCRIPT),) if program.name == WEBUI else program.command
     home = os.environ.get("STEP3VL_HOME")
-    return ("/usr/bin/env", f"STEP3VL_HOME={home}", *command) if home else command
+    variables = [f"HOME={_owner().pw_dir}", *([f"STEP3VL_HOME={home}"] if home else [])]
+    return ("/usr/bin/env", *variables, *command)
+
+
+def _owner() -> pwd.struct_passwd:
+    """Whose checkout this is. Root's supervisord runs it as that user: what another user may
+    change must not run as root."""
+    return pwd.getpwuid(ROOT.stat().st_uid)
+
+
+def _hand_over(paths: Paths) -> None:
+    """What root made in the checkout belongs to the checkout's owner."""
+    owner = _owner()
+    for path in (paths.run, *paths.run.rglob("*"), paths.socket.parent, paths.etc):
+        if path.exists() and os.geteuid() == 0:
+            os.chown(path, owner.pw_uid, owner.pw_gid)
 
 
 def _options_line(script: Path) -> str:
@@ -98,6 +113,7 @@ def install(given: str | None, root: Path, *, dry_run: bool) -> int:
     paths.make_private_folders()
     for file in files:
         say(f"{'wrote' if write_if_changed(file) else 'unchanged'}: {file.path}")
+    _hand_over(paths)
     say("Now: supervisorctl reread && supervisorctl update")
     return 0
 

@@ -44,10 +44,10 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
         raise LauncherError("the test packages are missing; run it as ./launcher/launch test")
     environ = {**os.environ, "STEP3VL_TEST_BROWSER": ensure_browser()}
     checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
-    failed = [check for check in checks if _run(check, environ) != 0]
+    failed = [" ".join(check) for check in checks if _run(check, environ) != 0]
+    if failed:  # said before pytest, whose summary must come last
+        say(f"FAILED: {'; '.join(failed)}. The tests run all the same.")
     status = _run(["pytest", *pytest_arguments], environ)
-    for check in failed:
-        say(f"FAILED before the tests: {' '.join(check)}")
     return status or (1 if failed else 0)
 
 

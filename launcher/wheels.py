@@ -32,23 +32,23 @@ def import_error(package: str) -> str | None:
 
 def repair_optional(package: str) -> str | None:
     """Remove ``package`` if it is installed and cannot be imported; say so."""
-    if find_spec(package) is None or (error := import_error(package)) is None:
+    if find_spec(package) is None or import_error(package) is None:
         return None
     subprocess.run(
         [sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", package], check=True
     )
-    return f"removed {package}: its build does not fit this torch ({error})"
+    return f"removed {package}, which nothing here needs: it is built for another torch"
 
 
 def repair_torchvision(site_packages: Path) -> str | None:
     """Declare torchvision's operators at start-up, where and only where it fails without."""
     pth = site_packages / PTH_NAME
     pth.unlink(missing_ok=True)  # a matching torchvision may have come since
-    if find_spec("torchvision") is None or (error := import_error("torchvision")) is None:
+    if find_spec("torchvision") is None or import_error("torchvision") is None:
         return None
     pth.write_text(PTH_CONTENT)
     if (still := import_error("torchvision")) is None:
-        return f"repaired torchvision: its build does not fit this torch ({error})"
+        return "repaired torchvision, which is built for another torch"
     pth.unlink()
     return f"torchvision cannot be imported and images will fail: {still}"
 

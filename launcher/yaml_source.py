@@ -80,16 +80,19 @@ class YamlSource:
             raise ConfigError(f"{name}: not usable YAML: {type(error).__name__} {error}") from None
         return cls(name, data, lines)
 
-    def locate(self, problem: ErrorDetails, model: type[BaseModel]) -> tuple[int, str]:
-        """A mistake's line number, and its YAML path with what is wrong and what to write."""
+    def locate(self, problem: ErrorDetails, model: type[BaseModel]) -> tuple[int, str, str]:
+        """A mistake's line number, its YAML path, and what is wrong with what to write."""
         location = tuple(problem["loc"])
         # A union adds the member's name to the path; the YAML has no such key.
         while location and location not in self.lines and problem["type"] != "missing":
             location = location[:-1]
-        parent = next((p for p in _prefixes(location) if p in self.lines), ())
-        line = self.lines.get(location, self.lines.get(parent, 1))
+        return self.place(location, _explain(problem, model))
+
+    def place(self, location: Sequence[str | int], text: str) -> tuple[int, str, str]:
+        """The line of a YAML path, or of the nearest key above it; the path; and ``text``."""
+        known = next((p for p in _prefixes(location) if p in self.lines), ())
         path = ".".join(map(str, location)) or "the file"
-        return line, f"{path}: {_explain(problem, model)}"
+        return self.lines.get(known, 1), path, text
 
 
 def _prefixes(location: Sequence[str | int]) -> list[tuple[str | int, ...]]:

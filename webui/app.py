@@ -43,7 +43,8 @@ class Webui:
             routes=[
                 Route("/livez", health.live),
                 Route("/readyz", health.ready),
-                *(Mount(prefix, gateway) for prefix in PREFIXES),
+                *(Route(prefix, gateway) for prefix in ("/api", *PREFIXES)),
+                *(Mount(prefix, gateway) for prefix in ("/api", "/v1")),
                 Mount("/", self._page),
             ],
             exception_handlers={Exception: _unexpected},

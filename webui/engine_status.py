@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,6 @@ def _read_state(path: Path | None) -> dict[str, Any] | None:
 
 
 def _age(state: dict[str, Any]) -> float | None:
-    import time
 
     started = state.get("started_at")
     return max(0.0, time.time() - started) if isinstance(started, (int, float)) else None

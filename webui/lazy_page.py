@@ -42,14 +42,14 @@ class LazyPage:
 
     async def run(self) -> None:
         """Build the page, then keep its lifespan open until cancelled."""
-        try:
-            app = await asyncio.to_thread(self._build)
-        except Exception as error:
-            logger.exception("the page could not be built")
-            self._problem = f"The page could not start ({type(error).__name__}); see its log."
-            return
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(app.router.lifespan_context(app))
+            try:
+                app = await asyncio.to_thread(self._build)
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            except Exception as error:
+                logger.exception("the page could not be built")
+                self._problem = f"The page could not start ({type(error).__name__}); see its log."
+                return
             self._app = app
             await self._closing.wait()
 
@@ -64,5 +64,8 @@ class LazyPage:
             await unless(self._closing.wait(), self._app(scope, receive, send))
         elif self._problem is not None:
             await HTMLResponse(BROKEN.replace("{}", self._problem), 500)(scope, receive, send)
-        else:
+        elif scope["path"] in {"", "/"} and scope["method"] in {"GET", "HEAD"}:
             await HTMLResponse(WAITING)(scope, receive, send)
+        else:
+            headers = {"retry-after": "2"}
+            await PlainTextResponse("The page is starting.", 503, headers)(scope, receive, send)

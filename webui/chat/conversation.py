@@ -43,8 +43,11 @@ class Conversation:
 def api_messages(conversation: Conversation) -> list[dict[str, Any]]:
     """Chat-completion messages; pictures stand before the words they belong to.
 
-    An answer that never came is left out together with nothing else: the engine accepts two user
-    messages in a row. Reasoning is not sent back.
+    A question whose answer never came stays, without one: the engine accepts two user messages in
+    a row. Reasoning is not sent back.
+
+    Raises:
+        PictureError: a picture of an earlier turn is no longer there, or cannot be used.
     """
     messages: list[dict[str, Any]] = []
     for turn in conversation.turns:

@@ -26,8 +26,13 @@ class Delta:
 
 
 def connect(upstream: str) -> openai.AsyncOpenAI:
-    """A client for the engine; the engine asks for no key."""
-    return openai.AsyncOpenAI(base_url=f"{upstream}/v1", api_key="none", max_retries=0)
+    """A client for the engine, which asks for no key and is never behind a proxy."""
+    return openai.AsyncOpenAI(
+        base_url=f"{upstream}/v1",
+        api_key="none",
+        max_retries=0,
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+    )
 
 
 async def stream_answer(

@@ -23,14 +23,15 @@ FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "san
 MONO_FONTS = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
 
-# The share button of a picture would post it to another site.
+# Share would post a picture to another site; "New conversation" clears.
 CSS = """
 #banner .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%;
                margin-right: .5em; background: #d97706; }
 #banner .dot.good { background: #059669; }
 #banner .dot.bad { background: #dc2626; }
 #talk .message img { max-height: 260px; width: auto; }
-#talk button[aria-label="Share"], #talk button[title="Share"] { display: none; }
+#talk button[aria-label="Share"], #talk button[title="Share"],
+#talk button[aria-label="Clear"], #talk button[title="Clear"] { display: none; }
 """
 
 
@@ -115,7 +116,7 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
                     height="65vh",
                     buttons=["copy"],
                     allow_tags=False,
-                    placeholder="Drop pictures on the left, ask about them below.",
+                    placeholder="Add pictures and ask about them.",
                     elem_id="talk",
                 )
                 question = gr.MultimodalTextbox(
@@ -124,7 +125,6 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
                     file_count="multiple",
                     file_types=["image"],
                     sources=["upload"],
-                    autofocus=True,
                     elem_id="question",
                     **IDLE,
                 )
@@ -145,8 +145,7 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
         }
         asked.then(**settled)
         question.stop(**settled, cancels=[asked])
-        for trigger in (new_talk.click, chatbot.clear):
-            trigger(handlers.clear, None, outputs, cancels=[asked], queue=False)
+        new_talk.click(handlers.clear, None, outputs, cancels=[asked], queue=False)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
     return page.queue(max_size=WAITING_ANSWERS, api_open=False)

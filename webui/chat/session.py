@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -54,7 +55,13 @@ class ChatSession:
     async def _answer(self, asked: Conversation) -> AsyncIterator[Update]:
         current, drawn = asked, 0.0
         try:
-            async for delta in stream_answer(self._client, self._model, api_messages(asked)):
+            # Megabytes of pictures are read and encoded; other visitors' streams go on meanwhile.
+            messages = await asyncio.to_thread(api_messages, asked)
+        except PictureError as error:
+            yield Update(asked.without_last(), str(error), unanswered=True)
+            return
+        try:
+            async for delta in stream_answer(self._client, self._model, messages):
                 turn = current.turns[-1].with_more(delta.reasoning, delta.answer)
                 current = current.with_last(turn)
                 if time.monotonic() - drawn >= REDRAW_S:

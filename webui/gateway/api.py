@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from webui.gateway.errors import ApiError, engine_lost, method_not_allowed, not_found, send_error
+from webui.gateway.errors import ApiError, method_not_allowed, not_found, send_error
 from webui.gateway.relay import ClientGoneError, Relay, read_body, refuse_unread, unless, until_gone
 from webui.settings import Settings
 
@@ -59,17 +58,16 @@ class Gateway:
 
     async def _send_models(self, send: Send) -> None:
         """The engine's list; a demo checkpoint says that it is one."""
-        response = await self._relay.open("GET", "/v1/models", None)
-        async with response:
-            if response.status != 200:
-                raise engine_lost()
-            listing: dict[str, Any] = await response.json()
+        listing = await self._relay.fetch_json("/v1/models")
         for model in listing["data"]:
             model["root"] = model["id"]  # the engine tells the folder on this machine
             if self._settings.notice:
                 model["description"] = self._settings.notice
         body = json.dumps(listing, ensure_ascii=False).encode()
-        headers = [(b"content-type", b"application/json")]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -45,8 +45,11 @@ class ApiError(Exception):
         return body, raw
 
     def as_event(self) -> bytes:
-        """The last events of a stream that cannot go on."""
-        return b"data: " + self.body() + b"\n\ndata: [DONE]\n\n"
+        """The last events of a stream that cannot go on.
+
+        It begins with an empty line, because the stream may have broken off inside an event.
+        """
+        return b"\n\ndata: " + self.body() + b"\n\ndata: [DONE]\n\n"
 
 
 def not_found(path: str) -> ApiError:

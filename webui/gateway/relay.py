@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp
 from starlette.types import Message, Receive, Scope, Send
@@ -123,6 +124,21 @@ class Relay:
             raise engine_stalled() from None
         except aiohttp.ClientError:
             raise engine_lost() from None
+
+    async def fetch_json(self, path: str) -> dict[str, Any]:
+        """An object that the engine answers with.
+
+        Raises:
+            ApiError: the engine is not there, or gave no such answer.
+        """
+        async with await self.open("GET", path, None) as response:
+            try:
+                document = await response.json()
+            except (TimeoutError, aiohttp.ClientError, ValueError):
+                raise engine_lost() from None
+            if response.status != 200 or not isinstance(document, dict):
+                raise engine_lost()
+            return document
 
     async def forward(self, method: str, path: str, body: bytes | None, send: Send) -> None:
         """Relay one exchange whole."""
