@@ -1,15 +1,40 @@
-"""Fixtures for all tests: a clean environment, and an installation of a test's own."""
+"""Fixtures for all tests: a clean environment, an installation, a WebUI, a browser."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deployments import Engine, Webui, answers, end
+from playwright.sync_api import Browser, Page, sync_playwright
+from support import FAKE_VLLM, free_port, wait_for
 
+from launcher.host_checks import gpus
 from launcher.paths import Paths
 from launcher.supervisord import Supervisord
+
+# As root, Chromium refuses its sandbox; the rest keeps it from calling home.
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where none answers; nothing else is ever left out."""
+    if gpus():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +57,67 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     supervisord = Supervisord(Paths.from_environ({"STEP3VL_HOME": str(folder)}))
     if supervisord.is_running():
         supervisord.shut_down(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def webui_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webui]:
+    """One for all tests that only send requests."""
+    folder = tmp_path_factory.mktemp("webui")
+    engine_port, port = free_port(), free_port()
+    fake = [sys.executable, str(FAKE_VLLM), "--port", str(engine_port)]
+    engine_process = subprocess.Popen([*fake, "--served-model-name", "one", "two"])
+    environ = {
+        **os.environ,
+        "WEBUI_PORT": str(port),
+        "WEBUI_UPSTREAM": f"http://127.0.0.1:{engine_port}",
+        "WEBUI_MODEL": "one",
+        "WEBUI_NOTICE": "A stand-in answers.",
+        "WEBUI_MAX_REQUEST_MB": "2",
+        "WEBUI_UPSTREAM_IDLE_S": "2",
+        "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    log = (folder / "webui.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "webui"], env=environ, stdout=log, stderr=log
+    )
+    url = f"http://127.0.0.1:{port}"
+    engine = Engine(f"http://127.0.0.1:{engine_port}", engine_process)
+    try:
+        wait_for(lambda: answers(f"{url}/readyz"), 30, "the WebUI over the stand-in is ready")
+        yield Webui(url, engine, process)
+    finally:
+        end(process)
+        end(engine_process)
+        log.close()
+
+
+@pytest.fixture
+def webui(webui_process: Webui) -> Webui:
+    """With an engine that behaves."""
+    webui_process.engine.script()
+    return webui_process
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The Chromium that `launch test` found.
+
+    Not kept for the whole session: while it runs, no test can run an event loop of its own.
+    """
+    path = os.environ.get("STEP3VL_TEST_BROWSER")
+    assert path, "run the tests with ./launcher/launch test, which finds a browser"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A visitor of its own, with no cookies of the others."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    visitor = context.new_page()
+    yield visitor
+    context.close()

@@ -13,18 +13,7 @@ import psutil
 import pytest
 import yaml
 from deployments import LAUNCH
-from playwright.sync_api import Browser, Page, sync_playwright
 from support import ROOT, free_port
-
-# As root, Chromium refuses its sandbox; the rest keeps it from calling home.
-BROWSER_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass
@@ -66,25 +55,10 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         assert result.returncode == 0, result.stdout + result.stderr
         started.output = result.stdout
         yield started
+        assert len(started.processes()) >= 6, "supervisord, WebUI, the parent, vLLM's own three"
     finally:
-        started.launch("down")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The Chromium that `launch test` found."""
-    path = os.environ.get("STEP3VL_TEST_BROWSER")
-    assert path, "run the tests with ./launcher/launch test, which finds a browser"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A visitor of its own, with no cookies of the others."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860})
-    visitor = context.new_page()
-    yield visitor
-    context.close()
+        began = started.processes()
+        result = started.launch("down")
+    assert result.stdout == "Stopped.\n"
+    left = [process for process in began if process.is_running()]
+    assert left == [], "`down` leaves nothing behind"

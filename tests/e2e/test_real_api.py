@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import openai
@@ -154,9 +156,25 @@ def test_the_articles_smallest_program(box: Box) -> None:
 
 def test_the_engine_fetches_nothing(box: Box) -> None:
     """An image URL is refused by the engine instead of being fetched by it."""
-    link = {"type": "image_url", "image_url": {"url": f"{box.url}/livez"}}
-    with pytest.raises(openai.BadRequestError):
-        ask(box, [link, words("What is it?")])
+    fetched: list[str] = []
+
+    class Canary(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fetched.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png(64, 64, "red"))
+
+    with HTTPServer(("127.0.0.1", 0), Canary) as canary:
+        threading.Thread(target=canary.serve_forever, daemon=True).start()
+        link = {
+            "type": "image_url",
+            "image_url": {"url": f"http://127.0.0.1:{canary.server_port}/x"},
+        }
+        with pytest.raises(openai.BadRequestError):
+            ask(box, [link, words("What is it?")])
+        canary.shutdown()
+    assert fetched == []
 
 
 def test_ready_and_alive(box: Box) -> None:

@@ -52,6 +52,8 @@ class Script:
     """Before each word."""
     break_after: int | None = None
     """Cut the connection after so many words."""
+    break_inside: int | None = None
+    """The same, in the middle of the event of that word."""
     stall_after: int | None = None
     """Say nothing more after so many words."""
     status: int = 200
@@ -83,6 +85,7 @@ class FakeVllm:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.chat)
         app.router.add_get("/fake/seen", self.list_seen)
+        app.router.add_get("/fake/speak", self.speak)
         app.router.add_post("/fake/script", self.set_script)
         app.router.add_route("*", "/{tail:.*}", self.anything)
         return app
@@ -92,6 +95,11 @@ class FakeVllm:
 
     async def list_seen(self, _request: web.Request) -> web.Response:
         return web.json_response([asdict(seen) for seen in self.seen])
+
+    async def speak(self, _request: web.Request) -> web.Response:
+        with contextlib.suppress(OSError):
+            print("a line of log", flush=True)
+        return web.Response()
 
     async def set_script(self, request: web.Request) -> web.Response:
         self.script = Script(**await request.json())
@@ -150,6 +158,9 @@ class FakeVllm:
         await self._send(response, {"role": "assistant", "reasoning": "Hmm."}, None)
         for count, word in enumerate(words):
             if count == self.script.break_after:
+                request.transport.abort()
+            if count == self.script.break_inside:
+                await response.write(b'data: {"choices": [{"delta": {"conte')
                 request.transport.abort()
             if count == self.script.stall_after:
                 await asyncio.sleep(3600)

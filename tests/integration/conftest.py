@@ -1,17 +1,14 @@
-"""Installations that run the stand-in engine, and a WebUI process over it."""
+"""Installations that run the stand-in engine."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from deployments import Deployment, Engine, Webui, answers, end
-from support import FAKE_VLLM, ROOT, free_port, wait_for
+from deployments import Deployment
+from support import FAKE_VLLM, ROOT, free_port
 
 
 @pytest.fixture
@@ -34,44 +31,3 @@ def deployment(home: Path) -> Deployment:
     }
     result.config.write_text(yaml.safe_dump(document))
     return result
-
-
-@pytest.fixture(scope="session")
-def webui_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webui]:
-    """One for all tests that only send requests."""
-    folder = tmp_path_factory.mktemp("webui")
-    engine_port, port = free_port(), free_port()
-    fake = [sys.executable, str(FAKE_VLLM), "--port", str(engine_port)]
-    engine_process = subprocess.Popen([*fake, "--served-model-name", "one", "two"])
-    environ = {
-        **os.environ,
-        "WEBUI_PORT": str(port),
-        "WEBUI_UPSTREAM": f"http://127.0.0.1:{engine_port}",
-        "WEBUI_MODEL": "one",
-        "WEBUI_NOTICE": "A stand-in answers.",
-        "WEBUI_MAX_REQUEST_MB": "2",
-        "WEBUI_UPSTREAM_IDLE_S": "2",
-        "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),
-        "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-    }
-    log = (folder / "webui.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "webui"], env=environ, stdout=log, stderr=log
-    )
-    url = f"http://127.0.0.1:{port}"
-    engine = Engine(f"http://127.0.0.1:{engine_port}", engine_process)
-    try:
-        wait_for(lambda: answers(f"{url}/readyz"), 30, "the WebUI over the stand-in is ready")
-        yield Webui(url, engine, process)
-    finally:
-        end(process)
-        end(engine_process)
-        log.close()
-
-
-@pytest.fixture
-def webui(webui_process: Webui) -> Webui:
-    """With an engine that behaves."""
-    webui_process.engine.script()
-    return webui_process

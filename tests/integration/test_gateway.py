@@ -149,6 +149,21 @@ def test_engine_that_dies_mid_stream_ends_it_with_an_error(webui: Webui) -> None
     assert caught.value.code == "engine_restarted"
 
 
+def test_engine_that_dies_inside_an_event_ends_it_with_an_error(webui: Webui) -> None:
+    """Half an event does not swallow the error that follows it."""
+    webui.engine.script(break_inside=3)
+    body = json.dumps({"model": "one", "messages": HELLO, "stream": True}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    answer = raw(webui, head.encode() + body)
+    assert b'{"delta": {"conte' in answer
+    events = [line for line in answer.splitlines() if line.startswith(b"data: ")]
+    assert json.loads(events[-2].removeprefix(b"data: "))["error"]["code"] == "engine_restarted"
+    assert events[-1] == b"data: [DONE]"
+
+
 def test_engine_that_stalls_mid_stream_ends_it_with_an_error(webui: Webui) -> None:
     """Silence beyond the limit is an error of its own kind."""
     webui.engine.script(stall_after=3)
@@ -176,7 +191,10 @@ def test_errors_of_the_engine_come_through(webui: Webui) -> None:
     "path",
     [
         "/v1/embeddings",
+        "/api/v1",
         "/api/v1/",
+        "/v1",
+        "/api/chat/completions",
         "/api/v1/models/one/x",
         "/api/v1/../invocations",
         "/api/v1/%2e%2e/invocations",

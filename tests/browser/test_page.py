@@ -1,0 +1,127 @@
+"""The page's behaviour in a real browser, over an engine that speaks as slowly as a test wants."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from deployments import Webui
+from playwright.sync_api import Page, expect
+from support import png, wait_for
+
+pytestmark = pytest.mark.browser
+
+SECONDS = 1000
+
+
+def open_page(page: Page, webui: Webui) -> None:
+    """The waiting page, if it is still there, gives way by itself."""
+    page.goto(webui.url)
+    expect(page.locator("#question textarea")).to_be_visible(timeout=30 * SECONDS)
+
+
+def send(page: Page, text: str) -> None:
+    page.fill("#question textarea", text)
+    page.keyboard.press("Enter")
+
+
+def test_words_show_as_they_come(page: Page, webui: Webui) -> None:
+    """The first words are on the screen while the engine still speaks."""
+    webui.engine.script(words=60, delay_s=0.1)
+    open_page(page, webui)
+    send(page, "count")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("last: count. 1 2 3", timeout=10 * SECONDS)
+    assert "59" not in talk.inner_text()
+    expect(talk).to_contain_text("58 59", timeout=20 * SECONDS)
+
+
+def test_stop_ends_the_answer_and_the_engines_work(page: Page, webui: Webui) -> None:
+    """What had come stays, the engine is told, and the next question works."""
+    webui.engine.script(words=1000, delay_s=0.1)
+    open_page(page, webui)
+    send(page, "count")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text(" 5 6", timeout=10 * SECONDS)
+    page.locator("#question button.stop-button").click()
+    wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 5, "the engine is told")
+    expect(talk).to_contain_text(" 5 6")
+    webui.engine.script(words=3)
+    send(page, "again")
+    expect(talk).to_contain_text("last: again. 1 2", timeout=10 * SECONDS)
+
+
+def test_leaving_the_page_stops_the_engines_work(page: Page, webui: Webui) -> None:
+    """A closed tab does not keep the engine busy."""
+    webui.engine.script(words=1000, delay_s=0.1)
+    open_page(page, webui)
+    send(page, "count")
+    expect(page.locator("#talk")).to_contain_text(" 2 3", timeout=10 * SECONDS)
+    page.goto("about:blank")
+    wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 10, "the engine is told")
+
+
+def test_pictures_from_both_places_reach_the_engine(
+    page: Page, webui: Webui, tmp_path: Path
+) -> None:
+    """The box on the left and the question field: both pictures are sent, byte for byte."""
+    open_page(page, webui)
+    for place, colour in (("#pictures", "red"), ("#question", "blue")):
+        path = tmp_path / f"{colour}.png"
+        path.write_bytes(png(40, 30, colour))
+        page.set_input_files(f"{place} input[type=file]", path)
+    expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
+    expect(page.locator("#question").get_by_role("listitem")).to_have_count(1)
+    send(page, "both")
+    expect(page.locator("#talk")).to_contain_text("2 images, last: both", timeout=10 * SECONDS)
+    parts = webui.engine.seen()[-1]["body"]["messages"][0]["content"]
+    sent = [base64.b64decode(p["image_url"]["url"].split(",")[1]) for p in parts[:2]]
+    assert sent == [png(40, 30, "red"), png(40, 30, "blue")]
+
+
+DROP = """([selector, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+    const target = document.querySelector(selector);
+    for (const name of ["dragenter", "dragover", "drop"])
+        target.dispatchEvent(new DragEvent(name, {dataTransfer: data, bubbles: true}));
+}"""
+
+PASTE = """([selector, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
+    document.querySelector(selector).dispatchEvent(
+        new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_dropped_and_pasted_pictures_are_attached(page: Page, webui: Webui) -> None:
+    """Dropped on the left, pasted into the question."""
+    open_page(page, webui)
+    page.evaluate(DROP, ["#pictures button", list(png(40, 30, "red"))])
+    expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
+    page.evaluate(PASTE, ["#question textarea", list(png(40, 30, "blue"))])
+    expect(page.locator("#question").get_by_role("listitem")).to_have_count(1)
+    send(page, "both")
+    expect(page.locator("#talk")).to_contain_text("2 images, last: both", timeout=10 * SECONDS)
+
+
+def test_html_of_the_model_stays_text(page: Page, webui: Webui) -> None:
+    """What the model writes cannot run in the reader's browser."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    open_page(page, webui)
+    send(page, '<img src="/evil" onerror="window.evil=1"><script>window.evil=1</script> end')
+    expect(page.locator("#talk")).to_contain_text("1 2 3", timeout=10 * SECONDS)
+    assert page.evaluate("window.evil") is None
+    assert [url for url in asked if not url.startswith((webui.url, "data:", "blob:"))] == []
+
+
+def test_refusal_of_the_engine_keeps_the_draft(page: Page, webui: Webui) -> None:
+    """The engine's reason is shown, and the question can be sent again."""
+    webui.engine.script(status=400)
+    open_page(page, webui)
+    send(page, "my long question")
+    expect(page.get_by_text("as the script says")).to_be_visible(timeout=10 * SECONDS)
+    expect(page.locator("#question textarea")).to_have_value("my long question")
