@@ -40,8 +40,10 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
     try:
         process = _engine(paths, config)
     except LauncherError as error:
-        # Otherwise the page and `status` would go on telling what an earlier engine did.
-        StateFile(paths.engine_state).write("failed", str(error))
+        # Otherwise the page and `status` would go on telling what an earlier engine did. The
+        # reason may hold paths, so it is for this machine's own commands only.
+        words = "the engine cannot be started as it is configured; its log says why"
+        StateFile(paths.engine_state).write("failed", words, evidence=str(error))
         raise
     _become(process)
 

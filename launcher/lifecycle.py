@@ -68,7 +68,7 @@ def check_ports(config: DeployConfig, supervisord: Supervisord) -> None:
         ("webui.port", config.webui.host, config.webui.port),
         ("engine.port", "127.0.0.1", config.engine.port),
     ]
-    if start_script_options():  # a --port in there wins, and `exec` looks at that one
+    if "--port" in start_script_options():  # a --port in there wins, and `exec` looks at that one
         wanted = wanted[1:]
     problems = [
         f"{key}: {problem}; end that process or write another {key}"
@@ -214,7 +214,7 @@ def restart(name: str) -> int:
 
 def _status_words(program: ProgramState, paths: Paths) -> str:
     if program.name == ENGINE and (engine := read_engine_state(paths)) is not None:
-        return engine.message
+        return f"{engine.message}: {engine.evidence}" if engine.evidence else engine.message
     if program.name == WEBUI and _is_alive(program):
         address = read_webui_address(paths)
         return f"{address.url}  (API: {address.url}/api/v1)" if address else "starting"

@@ -71,12 +71,12 @@ class Paths:
 
     @property
     def engine_crashes(self) -> Path:
-        """When the engine crashed lately, kept across restarts of its parent."""
+        """How often the engine crashed since it last ran well, and why the last time."""
         return self.run / "engine-crashes.json"
 
     @property
     def active_config(self) -> Path:
-        """Holds the path of the YAML that ``up`` applied last; ``exec`` reads it."""
+        """Holds the path of the YAML in use, as ``up``, ``render`` or ``install`` left it."""
         return self.run / "config-path"
 
     @property

@@ -1,7 +1,8 @@
 """Hand the programs to a supervisord that the machine already runs (``launch install --system``).
 
 Two files: the programs for supervisord's include folder, and the WebUI's start script where the
-article's readers look for it. Both carry a mark; ``uninstall`` removes marked files only.
+article's readers look for it. Both carry a mark; ``uninstall`` removes marked files only. Which
+YAML is in use is noted in the checkout, as ``up`` does.
 """
 
 from __future__ import annotations

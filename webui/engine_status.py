@@ -12,6 +12,7 @@ import aiohttp
 
 PROBE_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 5
+RETRY_FAILED_S = 30
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class EngineStatus:
     @property
     def retry_after(self) -> int:
         """Seconds after which asking again makes sense."""
-        return RETRY_AFTER_S
+        return RETRY_FAILED_S if self.phase in {"failed", "stopped"} else RETRY_AFTER_S
 
 
 class EngineProbe:

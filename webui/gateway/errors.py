@@ -71,7 +71,7 @@ def too_large(limit_mb: int) -> ApiError:
 def engine_unavailable(message: str, retry_after: int) -> ApiError:
     return ApiError(
         503,
-        f"The model is not ready: {message}. Try again in a few seconds.",
+        f"The model is not ready: {message}. Try again in {retry_after} seconds.",
         "engine_unavailable",
         "service_unavailable_error",
         headers={"retry-after": str(retry_after)},
