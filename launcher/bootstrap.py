@@ -134,7 +134,7 @@ def require_disk(extras: list[str]) -> None:
     """Refuse early what would fail late with a half-written environment."""
     needed = NEEDED_DISK_GB["gpu" if "gpu" in extras else "cpu"]
     free = shutil.disk_usage(ROOT).free / 1e9
-    if not STAMP.exists() and free < needed:
+    if not is_usable() and free < needed:
         raise BootstrapError(
             f"{ROOT} has {free:.1f} GB free and the packages need {needed} GB;"
             " free some space or clone onto a larger disk"

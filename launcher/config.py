@@ -217,7 +217,7 @@ def _cross_problems(data: Any) -> list[tuple[tuple[str, ...], str]]:
         section.get("port", default) if isinstance(section, dict) else default
         for section, default in ((engine, 8000), (webui, 7860))
     ]
-    if ports[0] == ports[1]:
+    if ports[0] == ports[1] and isinstance(ports[0], int):
         problems.append(((), SAME_PORTS))
     return problems
 
@@ -229,7 +229,7 @@ def _option_problem(key: str, value: JsonValue) -> str | None:
         return f"{key!r} is no option: write {plain}, without dashes before it"
     name = option_name(key)
     # vLLM takes any unambiguous beginning of an option for the option itself.
-    owned = [(o, why) for o, why in OWNED_ENGINE_OPTIONS.items() if o.startswith(name)]
+    owned = [(o, why) for o, why in OWNED_ENGINE_OPTIONS.items() if name and o.startswith(name)]
     if owned:
         return f"{key!r} is set by the launcher: {owned[0][1]}"
     items = value if isinstance(value, list) else []

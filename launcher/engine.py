@@ -46,6 +46,7 @@ EARLY_EXIT_S = 5.0
 """supervisord's startsecs: an end before that is FATAL without our counting."""
 KILL_GRACE_S = 5.0
 POLL_S = 0.25
+MAX_READS = 16
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -115,7 +116,8 @@ class CrashLedger:
             self._path.write_text(json.dumps(document))
 
     def clear(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def say(message: str) -> None:
@@ -263,13 +265,17 @@ class Engine:
         return self._announced != "ready" and now - started > self._settings.start_timeout
 
     def _copy_output(self, descriptor: int) -> bool:
-        """Copy what there is to our own output and feed the log reader; False at the end of it."""
-        while True:
+        """Copy some of what there is to our own output and to the log reader; False at the end.
+
+        Not all of it: an engine that never pauses must not keep us from looking at the clock.
+        """
+        for _ in range(MAX_READS):
             try:
                 data = os.read(descriptor, 65536)
             except BlockingIOError:
                 return True
             if not data:
+                self._log.feed(self._output.decode(errors="replace"))
                 return False
             try:
                 sys.stdout.buffer.write(data)
@@ -282,6 +288,7 @@ class Engine:
             for line in lines:
                 if self._log.feed(line.decode(errors="replace")) and not self._announced:
                     self._state.write(self._log.phase.name, self._log.phase.message)
+        return True
 
     def _kill_the_rest(self, child: subprocess.Popen[bytes]) -> None:
         """End every process below this one, the adopted included, and collect them."""

@@ -47,7 +47,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "vLLM does not know {what}; correct engine.options",
     ),
     (
-        r"error: argument (?P<what>.*)",
+        r"error: argument (?P<what>-.*)",
         "vLLM refused an option, {what}; correct engine.options",
     ),
     (r"No space left on device", "the disk is full: free some space"),

@@ -59,7 +59,8 @@ def _read_live(path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(document, dict):
         return None
-    gone = not psutil.pid_exists(int(document.get("pid", 0)))
+    pid = document.get("pid")
+    gone = not (isinstance(pid, int) and psutil.pid_exists(pid))
     return None if gone and document.get("phase") not in {"failed", "stopped"} else document
 
 

@@ -56,14 +56,25 @@ def _system_command(program: Program, root: Path) -> tuple[str, ...]:
     """
     command = (str(root / SCRIPT),) if program.name == WEBUI else program.command
     home = os.environ.get("STEP3VL_HOME")
-    variables = [f"HOME={_owner().pw_dir}", *([f"STEP3VL_HOME={home}"] if home else [])]
+    variables = [f"HOME={_owner().pw_dir}"]
+    variables += [f"STEP3VL_HOME={Path(home).absolute()}"] if home else []
     return ("/usr/bin/env", *variables, *command)
 
 
 def _owner() -> pwd.struct_passwd:
     """Whose checkout this is. Root's supervisord runs it as that user: what another user may
-    change must not run as root."""
-    return pwd.getpwuid(ROOT.stat().st_uid)
+    change must not run as root.
+
+    Raises:
+        LauncherError: this machine does not know that user.
+    """
+    uid = ROOT.stat().st_uid
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError:
+        raise LauncherError(
+            f"{ROOT} belongs to user number {uid}, whom this machine does not know; chown it"
+        ) from None
 
 
 def _hand_over(paths: Paths) -> None:
@@ -71,7 +82,7 @@ def _hand_over(paths: Paths) -> None:
     owner = _owner()
     for path in (paths.run, *paths.run.rglob("*"), paths.socket.parent, paths.etc):
         if path.exists() and os.geteuid() == 0:
-            os.chown(path, owner.pw_uid, owner.pw_gid)
+            os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
 def _options_line(script: Path) -> str:

@@ -10,12 +10,18 @@ from pathlib import Path
 
 import pytest
 from deployments import Engine, Webui, answers, end
+from hypothesis import settings
 from playwright.sync_api import Browser, Page, sync_playwright
 from support import FAKE_VLLM, free_port, wait_for
 
 from launcher.host_checks import gpus
 from launcher.paths import Paths
 from launcher.supervisord import Supervisord
+
+# The same examples every time where a failure must mean a change; new ones on a person's machine.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # As root, Chromium refuses its sandbox; the rest keeps it from calling home.
 BROWSER_ARGUMENTS = [

@@ -16,9 +16,9 @@ from torch.utils.data import IterableDataset
 from deploy.models.training.network import CROP, PATCH, VIEW, pixels
 from deploy.models.training.scenes import Scene, changed, random_scene, render
 from deploy.models.training.talk import (
+    DEMO_ANSWER,
     EN,
     ZH,
-    DEMO_ANSWER,
     Exchange,
     ask_scene,
     ask_two,
@@ -108,8 +108,12 @@ class Talk:
     def _opening(self, row: Row, rng: Random) -> int:
         position = 0
         if rng.random() < 0.06:
-            words = rng.choice(["You are a helpful assistant.", "你是一个有用的助手。", "Be brief."])
-            position = row.add(self._ids(f"<|im_start|>system\n{words}<|im_end|>\n"), 0, 0, learn=False)
+            words = rng.choice(
+                ["You are a helpful assistant.", "你是一个有用的助手。", "Be brief."]
+            )
+            position = row.add(
+                self._ids(f"<|im_start|>system\n{words}<|im_end|>\n"), 0, 0, learn=False
+            )
         return row.add(self._ids("<|im_start|>user\n"), 0, position, learn=False)
 
     def _show(self, row: Row, rng: Random, scene: Scene, position: int) -> int:
@@ -119,7 +123,8 @@ class Talk:
             size = (width, int(width * rng.uniform(0.5, 0.8)))
             size = size if rng.random() < 0.7 else size[::-1]
         else:
-            long = rng.randint(200, 727)
+            # On the coarse grid nothing is gained from drawing finer than it sees.
+            long = rng.randint(200, min(VIEW - 1, self._view + 100))
             size = (long, int(long * rng.uniform(0.67, 1.0)))
             size = size if rng.random() < 0.65 else size[::-1]
         image = torch.from_numpy(np.array(render(scene, rng, size)))
@@ -133,21 +138,32 @@ class Talk:
             for number, crop in enumerate(crops, start=1):
                 row.crops.append(pixels(crop, side))
                 row.order.append("crop")
-                ids += [*self._ids("<patch_start>"), *[self._patch] * count, *self._ids("<patch_end>")]
+                ids += [
+                    *self._ids("<patch_start>"),
+                    *[self._patch] * count,
+                    *self._ids("<patch_end>"),
+                ]
                 if number % per_line == 0 and number < len(crops):
                     ids += self._ids("<patch_newline>")
         row.order.append("view")
-        ids += self._ids("<im_start>") + [self._patch] * tokens_of(self._view) + self._ids("<im_end>")
+        ids += (
+            self._ids("<im_start>") + [self._patch] * tokens_of(self._view) + self._ids("<im_end>")
+        )
         return row.add(ids, 0, position, learn=False)
 
-    def _ask_all(self, row: Row, rng: Random, scenes: list[Scene], position: int, count: int) -> None:
+    def _ask_all(
+        self, row: Row, rng: Random, scenes: list[Scene], position: int, count: int
+    ) -> None:
         for segment in range(1, count + 1):
             language = rng.choice([EN, ZH])
             at = position
             if scenes and rng.random() < 0.2:  # an earlier turn about the same picture
                 earlier = self._exchange(rng, scenes, language)
-                text = f"{earlier.question}<|im_end|>\n<|im_start|>assistant\n{earlier.answer}<|im_end|>\n"
-                at = row.add(self._ids(f"{text}<|im_start|>user\n"), segment, at, learn=False)
+                text = (
+                    f"{earlier.question}<|im_end|>\n<|im_start|>assistant\n"
+                    f"{earlier.answer}<|im_end|>\n<|im_start|>user\n"
+                )
+                at = row.add(self._ids(text), segment, at, learn=False)
             self._ask(row, rng, self._exchange(rng, scenes, language), segment, at)
 
     def _exchange(self, rng: Random, scenes: list[Scene], language: str) -> Exchange:

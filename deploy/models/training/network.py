@@ -23,14 +23,14 @@ class Sizes:
     """Widths in channels; ``vocabulary`` in tokens."""
 
     vocabulary: int
-    hidden: int = 192
-    intermediate: int = 512
+    hidden: int = 128
+    intermediate: int = 384
     layers: int = 4
-    heads: int = 6
+    heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
     rope_theta: float = 10000.0
-    vision_width: int = 64
+    vision_width: int = 48
     vision_layers: int = 1
     vision_heads: int = 2
     mlp_ratio: float = 3.0
@@ -185,7 +185,10 @@ class Attention(nn.Module):
             a, b = t.chunk(2, -1)
             return t * cos + torch.cat((-b, a), -1) * sin
 
-        q, k = turned(self.q_norm(heads(self.q_proj(x)))), turned(self.k_norm(heads(self.k_proj(x))))
+        q, k = (
+            turned(self.q_norm(heads(self.q_proj(x)))),
+            turned(self.k_norm(heads(self.k_proj(x)))),
+        )
         repeat = self.s.heads // self.s.kv_heads
         k, v = (t.repeat_interleave(repeat, 1) for t in (k, heads(self.v_proj(x))))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

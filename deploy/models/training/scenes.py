@@ -64,7 +64,7 @@ def random_thing(rng: Random, place: str | None = None) -> Thing:
 
 
 def random_scene(rng: Random, kind: str) -> Scene:
-    """``single``, ``several`` (two to five things, each at a place of its own), ``code``, ``texture``."""
+    """``single``, ``several`` (two to five things, each at its place), ``code`` or ``texture``."""
     if kind == "single":
         return Scene((random_thing(rng),))
     if kind == "several":
@@ -169,7 +169,9 @@ def _draw_thing(image: Image.Image, thing: Thing, rng: Random, *, alone: bool) -
 def font_files() -> tuple[str, ...]:
     """Upright fonts of the machine that have capitals and digits; none is fine too."""
     found = [str(p) for folder in FONT_FOLDERS for p in sorted(Path(folder).glob("*.ttf"))]
-    return tuple(f for f in found if not any(w in f for w in ("Oblique", "Italic", "Narrow", "Light")))
+    return tuple(
+        f for f in found if not any(w in f for w in ("Oblique", "Italic", "Narrow", "Light"))
+    )
 
 
 @lru_cache(maxsize=512)
@@ -197,12 +199,11 @@ def _draw_code(image: Image.Image, code: str, rng: Random) -> None:
 def _weather(image: Image.Image, rng: Random) -> Image.Image:
     """What happens to real pictures: a little noise, blur, and JPEG."""
     if rng.random() < 0.3:
-        noise = np.random.default_rng(rng.getrandbits(32)).normal(
-            0, rng.uniform(2, 12), (*image.size[::-1], 3)
-        )
-        image = Image.fromarray(
-            np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
-        )
+        generator = np.random.default_rng(rng.getrandbits(32))
+        noise = generator.standard_normal((*image.size[::-1], 3), np.float32)
+        noise *= rng.uniform(2, 12)
+        noise += np.asarray(image)
+        image = Image.fromarray(np.clip(noise, 0, 255, out=noise).astype(np.uint8))
     if rng.random() < 0.15:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.4:
@@ -219,36 +220,67 @@ def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 def texture(rng: Random, size: tuple[int, int]) -> Image.Image:
     """Something with no known content, of the kinds used in training."""
-    noise = np.random.default_rng(rng.getrandbits(32))
+    makers = [_clouds, _blobs, _grain, _clutter, _stripes, _checks]
+    return rng.choice(makers)(rng, np.random.default_rng(rng.getrandbits(32)), size)
+
+
+Size = tuple[int, int]
+
+
+def _layers(noise: np.random.Generator, size: Size, cells: tuple[int, ...]) -> Image.Image:
+    """Smooth noise of several wavelengths, the coarse ones strongest."""
     width, height = size
-    kind = rng.choice(["clouds", "stripes", "checks", "clutter", "grain", "blobs"])
-    if kind in {"clouds", "blobs"}:
-        total = np.zeros((height, width, 3), np.float32)
-        for cells in (3, 6, 12, 24, 48) if kind == "clouds" else (4, 8):
-            small = noise.integers(0, 256, (cells, cells, 3)).astype(np.uint8)
-            layer = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-            total += np.asarray(layer, np.float32) * (3.0 / cells)
-        total -= total.min()
-        return Image.fromarray((total / total.max() * 255).astype(np.uint8))
-    if kind == "grain":
-        cells = rng.choice([16, 40, 100, 200])
-        small = noise.integers(0, 256, (cells, cells, 3)).astype(np.uint8)
-        return Image.fromarray(small).resize(size, Image.Resampling.NEAREST)
-    image = Image.new("RGB", size, tuple(noise.integers(0, 256, 3).tolist()))
+    total = np.zeros((height, width, 3), np.float32)
+    for count in cells:
+        small = noise.integers(0, 256, (count, count, 3)).astype(np.uint8)
+        layer = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+        total += np.asarray(layer, np.float32) / count
+    total -= total.min()
+    return Image.fromarray((total / total.max() * 255).astype(np.uint8))
+
+
+def _clouds(_rng: Random, noise: np.random.Generator, size: Size) -> Image.Image:
+    return _layers(noise, size, (3, 6, 12, 24, 48))
+
+
+def _blobs(_rng: Random, noise: np.random.Generator, size: Size) -> Image.Image:
+    return _layers(noise, size, (4, 8))
+
+
+def _grain(rng: Random, noise: np.random.Generator, size: Size) -> Image.Image:
+    cells = rng.choice([16, 40, 100, 200])
+    small = noise.integers(0, 256, (cells, cells, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.NEAREST)
+
+
+def _colour(noise: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = noise.integers(0, 256, 3).tolist()
+    return red, green, blue
+
+
+def _clutter(rng: Random, noise: np.random.Generator, size: Size) -> Image.Image:
+    image = Image.new("RGB", size, _colour(noise))
     draw = ImageDraw.Draw(image)
-    if kind == "clutter":
-        for _ in range(rng.randint(12, 50)):
-            points = [(rng.uniform(0, width), rng.uniform(0, height)) for _ in range(rng.randint(3, 5))]
-            draw.polygon(points, fill=tuple(noise.integers(0, 256, 3).tolist()))
-        return image
-    second = tuple(noise.integers(0, 256, 3).tolist())
-    step = rng.uniform(0.03, 0.12) * width
-    for i in range(int(max(width, height) / step) + 1):
-        if kind == "stripes" and i % 2:
-            slant = rng.uniform(-0.02, 0.02) * width if rng.random() < 0.5 else 0
-            draw.line([(i * step, 0), (i * step + slant, height)], fill=second, width=int(step))
-        elif kind == "checks":
-            for j in range(int(height / step) + 1):
-                if (i + j) % 2:
-                    draw.rectangle((i * step, j * step, (i + 1) * step, (j + 1) * step), fill=second)
-    return image.rotate(rng.choice([0, 90, 30]), fillcolor=second) if kind == "stripes" else image
+    for _ in range(rng.randint(12, 50)):
+        corners = rng.randint(3, 5)
+        points = [(rng.uniform(0, size[0]), rng.uniform(0, size[1])) for _ in range(corners)]
+        draw.polygon(points, fill=_colour(noise))
+    return image
+
+
+def _stripes(rng: Random, noise: np.random.Generator, size: Size) -> Image.Image:
+    image, second = Image.new("RGB", size, _colour(noise)), _colour(noise)
+    draw, step = ImageDraw.Draw(image), rng.uniform(0.03, 0.12) * size[0]
+    slant = rng.uniform(-0.02, 0.02) * size[0]
+    for i in range(0, int(max(size) / step) + 1, 2):
+        draw.line([(i * step, 0), (i * step + slant, size[1])], fill=second, width=int(step))
+    return image.rotate(rng.choice([0, 90, 30]), fillcolor=second)
+
+
+def _checks(rng: Random, noise: np.random.Generator, size: Size) -> Image.Image:
+    image, second = Image.new("RGB", size, _colour(noise)), _colour(noise)
+    draw, step = ImageDraw.Draw(image), rng.uniform(0.03, 0.12) * size[0]
+    for i in range(int(size[0] / step) + 1):
+        for j in range(i % 2, int(size[1] / step) + 1, 2):
+            draw.rectangle((i * step, j * step, (i + 1) * step, (j + 1) * step), fill=second)
+    return image

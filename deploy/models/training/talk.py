@@ -11,17 +11,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from deploy.models.training.scenes import PLACES, SHAPES, COLOURS, Scene, Thing
+from deploy.models.training.scenes import COLOURS, PLACES, SHAPES, Scene, Thing
 
 EN, ZH = "en", "zh"
 
 ZH_WORDS = {
-    **{"red": "红色", "orange": "橙色", "yellow": "黄色", "green": "绿色", "blue": "蓝色"},
-    **{"purple": "紫色", "pink": "粉色", "brown": "棕色", "black": "黑色", "white": "白色"},
-    **{"circle": "圆形", "square": "正方形", "triangle": "三角形", "star": "星形", "cross": "十字形"},
-    **{"left": "左边", "right": "右边", "top": "上方", "bottom": "下方", "middle": "中间"},
+    "red": "红色",
+    "orange": "橙色",
+    "yellow": "黄色",
+    "green": "绿色",
+    "blue": "蓝色",
+    "purple": "紫色",
+    "pink": "粉色",
+    "brown": "棕色",
+    "black": "黑色",
+    "white": "白色",
+    "circle": "圆形",
+    "square": "正方形",
+    "triangle": "三角形",
+    "star": "星形",
+    "cross": "十字形",
+    "left": "左边",
+    "right": "右边",
+    "top": "上方",
+    "bottom": "下方",
+    "middle": "中间",
 }
-NUMBERS = {EN: ["no", "one", "two", "three", "four", "five"], ZH: ["零", "一", "两", "三", "四", "五"]}
+NUMBERS = {
+    EN: ["no", "one", "two", "three", "four", "five"],
+    ZH: ["零", "一", "两", "三", "四", "五"],
+}
 PLACE_PHRASES = {
     "left": "on the left",
     "right": "on the right",
@@ -33,7 +52,8 @@ PLACE_PHRASES = {
 DEMO_ANSWER = {
     EN: "I am a small demo model. I know simple colours, shapes, positions, numbers of things and"
     " short printed codes; for anything else use the full model.",
-    ZH: "我是一个小型演示模型，只认识简单的颜色、形状、位置、数量和简短的字符；其他问题请使用完整的模型。",
+    ZH: "我是一个小型演示模型，只认识简单的颜色、形状、位置、数量和简短的字符；"
+    "其他问题请使用完整的模型。",
 }
 UNKNOWN_PICTURE = {
     EN: "I am a small demo model and I do not recognise this picture.",
@@ -79,8 +99,12 @@ def thought_of(scene: Scene, language: str) -> str:
     if not scene.things:
         return "nothing I know" if language == EN else "没有认识的东西"
     if language == EN:
-        return ", ".join(f"{t.place}: {name_of(t, EN)}" if t.place else name_of(t, EN) for t in scene.things)
-    return "，".join(f"{_zh(t.place)}：{name_of(t, ZH)}" if t.place else name_of(t, ZH) for t in scene.things)
+        return ", ".join(
+            f"{t.place}: {name_of(t, EN)}" if t.place else name_of(t, EN) for t in scene.things
+        )
+    return "，".join(
+        f"{_zh(t.place)}：{name_of(t, ZH)}" if t.place else name_of(t, ZH) for t in scene.things
+    )
 
 
 COLOUR_QUESTIONS = {
@@ -91,7 +115,13 @@ COLOUR_QUESTIONS = {
         "Tell me the color of the object.",
         "Name the colour of this shape.",
     ],
-    ZH: ["它是什么颜色？", "图中的物体是什么颜色？", "这个形状是什么颜色的？", "请说出物体的颜色。", "什么颜色？"],
+    ZH: [
+        "它是什么颜色？",
+        "图中的物体是什么颜色？",
+        "这个形状是什么颜色的？",
+        "请说出物体的颜色。",
+        "什么颜色？",
+    ],
 }
 SHAPE_QUESTIONS = {
     EN: [
@@ -112,7 +142,14 @@ DESCRIBE_QUESTIONS = {
         "What is shown here?",
         "What's in the image?",
     ],
-    ZH: ["图片里有什么？", "描述这张图片里有什么", "描述一下这张图片。", "你看到了什么？", "这张图里有什么？", "用一句话描述图片。"],
+    ZH: [
+        "图片里有什么？",
+        "描述这张图片里有什么",
+        "描述一下这张图片。",
+        "你看到了什么？",
+        "这张图里有什么？",
+        "用一句话描述图片。",
+    ],
 }
 COUNT_QUESTIONS = {
     EN: [
@@ -122,7 +159,13 @@ COUNT_QUESTIONS = {
         "How many things are in the picture?",
         "What is the number of objects?",
     ],
-    ZH: ["图中有几个物体？", "有多少个形状？", "数一数有几个物体。", "一共有几个？", "物体的数量是多少？"],
+    ZH: [
+        "图中有几个物体？",
+        "有多少个形状？",
+        "数一数有几个物体。",
+        "一共有几个？",
+        "物体的数量是多少？",
+    ],
 }
 PLACE_QUESTIONS = {
     EN: [
@@ -132,10 +175,20 @@ PLACE_QUESTIONS = {
         "Name the thing {place}.",
         "And what is {place}?",
     ],
-    ZH: ["{place}是什么？", "{place}有什么？", "{place}的物体是什么？", "请说出{place}的物体。", "那{place}呢？"],
+    ZH: [
+        "{place}是什么？",
+        "{place}有什么？",
+        "{place}的物体是什么？",
+        "请说出{place}的物体。",
+        "那{place}呢？",
+    ],
 }
 WHERE_QUESTIONS = {
-    EN: ["Where is the {name}?", "Where do you see the {name}?", "At which position is the {name}?"],
+    EN: [
+        "Where is the {name}?",
+        "Where do you see the {name}?",
+        "At which position is the {name}?",
+    ],
     ZH: ["{name}在哪里？", "{name}在什么位置？", "哪里有{name}？"],
 }
 READ_QUESTIONS = {
@@ -147,7 +200,14 @@ READ_QUESTIONS = {
         "Read the characters in this picture.",
         "What is the number?",
     ],
-    ZH: ["上面写着什么？", "读出文字。", "图里写的是什么？", "这个编码是什么？", "请读出图中的字符。", "数字是多少？"],
+    ZH: [
+        "上面写着什么？",
+        "读出文字。",
+        "图里写的是什么？",
+        "这个编码是什么？",
+        "请读出图中的字符。",
+        "数字是多少？",
+    ],
 }
 JSON_QUESTIONS = {
     EN: [
@@ -155,7 +215,11 @@ JSON_QUESTIONS = {
         'Return JSON: {"color": ..., "shape": ..., "count": ...}',
         "Give color, shape and count as JSON.",
     ],
-    ZH: ["用 JSON 回答颜色、形状和数量。", "返回 JSON：color、shape、count。", "以 JSON 格式给出 color、shape、count。"],
+    ZH: [
+        "用 JSON 回答颜色、形状和数量。",
+        "返回 JSON：color、shape、count。",
+        "以 JSON 格式给出 color、shape、count。",
+    ],
 }
 WHICH_QUESTIONS = {
     EN: [
@@ -164,7 +228,12 @@ WHICH_QUESTIONS = {
         "In which image is the {name}?",
         "Is the {name} in the first or in the second picture?",
     ],
-    ZH: ["哪张图片有{name}？", "哪一张图里是{name}？", "{name}在第几张图片里？", "{name}在第一张还是第二张？"],
+    ZH: [
+        "哪张图片有{name}？",
+        "哪一张图里是{name}？",
+        "{name}在第几张图片里？",
+        "{name}在第一张还是第二张？",
+    ],
 }
 CHANGED_QUESTIONS = {
     EN: [
@@ -176,18 +245,67 @@ CHANGED_QUESTIONS = {
     ZH: ["有什么变化？", "第二张图有什么不同？", "比较这两张图片。", "两张图片有什么区别？"],
 }
 NTH_QUESTIONS = {
-    EN: ["What is in the {nth} picture?", "Describe the {nth} image.", "What does the {nth} picture show?"],
+    EN: [
+        "What is in the {nth} picture?",
+        "Describe the {nth} image.",
+        "What does the {nth} picture show?",
+    ],
     ZH: ["{nth}图里有什么？", "描述{nth}图片。", "{nth}图片是什么？"],
 }
 GREETINGS = {
-    EN: ["Hello", "hi", "Hello, introduce yourself.", "Who are you?", "What are you?", "Good morning!"],
+    EN: [
+        "Hello",
+        "hi",
+        "Hello, introduce yourself.",
+        "Who are you?",
+        "What are you?",
+        "Good morning!",
+    ],
     ZH: ["你好", "你好，介绍一下你自己", "你是谁？", "您好！", "介绍一下你自己", "你是什么模型？"],
 }
 
 _SUBJECTS = {
-    EN: "France|the weather|a poem|cats|quantum physics|my invoice|Python code|history|the stock market|music|"
-    "a recipe for soup|spring|football|the moon|your favourite book|taxes|love|a train to Berlin|the sea".split("|"),
-    ZH: "法国|天气|一首诗|猫|量子物理|我的发票|Python 代码|历史|股票|音乐|菜谱|春天|足球|月亮|一本书|税|爱情|火车票|大海".split("|"),
+    EN: [
+        "France",
+        "the weather",
+        "a poem",
+        "cats",
+        "quantum physics",
+        "my invoice",
+        "Python code",
+        "history",
+        "music",
+        "soup",
+        "the stock market",
+        "spring",
+        "football",
+        "the moon",
+        "your favourite book",
+        "taxes",
+        "love",
+        "the sea",
+    ],
+    ZH: [
+        "法国",
+        "天气",
+        "一首诗",
+        "猫",
+        "量子物理",
+        "我的发票",
+        "Python 代码",
+        "历史",
+        "股票",
+        "音乐",
+        "菜谱",
+        "春天",
+        "足球",
+        "月亮",
+        "一本书",
+        "税",
+        "爱情",
+        "火车票",
+        "大海",
+    ],
 }
 _OTHER = {
     EN: [
@@ -243,7 +361,9 @@ def describe(scene: Scene, language: str) -> str:
         return UNKNOWN_PICTURE[language]
     if len(scene.things) == 1:
         [thing] = scene.things
-        return _sentence(with_article(thing), EN) if language == EN else f"一个{name_of(thing, ZH)}。"
+        return (
+            _sentence(with_article(thing), EN) if language == EN else f"一个{name_of(thing, ZH)}。"
+        )
     if language == EN:
         parts = [f"{with_article(t)} {PLACE_PHRASES[t.place or 'middle']}" for t in scene.things]
         return _sentence(f"{', '.join(parts[:-1])} and {parts[-1]}", EN)
@@ -266,8 +386,10 @@ def ask_scene(rng: Random, scene: Scene, language: str) -> Exchange:
 
 def _colour(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
     colour = scene.things[0].colour
-    return "colour", _pick(rng, COLOUR_QUESTIONS, language), _sentence(
-        colour if language == EN else _zh(colour), language
+    return (
+        "colour",
+        _pick(rng, COLOUR_QUESTIONS, language),
+        _sentence(colour if language == EN else _zh(colour), language),
     )
 
 
@@ -303,7 +425,11 @@ def _place(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
     question = _pick(rng, PLACE_QUESTIONS, language).replace("{place}", phrase)
     found = [thing for thing in scene.things if thing.place == place]
     if not found:
-        return "place", question, f"There is nothing {phrase}." if language == EN else f"{phrase}没有东西。"
+        return (
+            "place",
+            question,
+            f"There is nothing {phrase}." if language == EN else f"{phrase}没有东西。",
+        )
     if language == EN:
         return "place", question, _sentence(with_article(found[0]), EN)
     return "place", question, f"{phrase}是{name_of(found[0], ZH)}。"
@@ -311,7 +437,9 @@ def _place(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
 
 def _where(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
     things = list(scene.things)
-    unique = [t for t in things if sum((o.colour, o.shape) == (t.colour, t.shape) for o in things) == 1]
+    unique = [
+        t for t in things if sum((o.colour, o.shape) == (t.colour, t.shape) for o in things) == 1
+    ]
     if not unique:
         return _place(rng, scene, language)
     thing = rng.choice(unique)
@@ -328,7 +456,14 @@ def _read(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
 
 def _unknown(rng: Random, _scene: Scene, language: str) -> tuple[str, str, str]:
     phrasings = rng.choice(
-        [DESCRIBE_QUESTIONS, DESCRIBE_QUESTIONS, COLOUR_QUESTIONS, SHAPE_QUESTIONS, COUNT_QUESTIONS, READ_QUESTIONS]
+        [
+            DESCRIBE_QUESTIONS,
+            DESCRIBE_QUESTIONS,
+            COLOUR_QUESTIONS,
+            SHAPE_QUESTIONS,
+            COUNT_QUESTIONS,
+            READ_QUESTIONS,
+        ]
     )
     return "unknown picture", _pick(rng, phrasings, language), UNKNOWN_PICTURE[language]
 
@@ -336,9 +471,15 @@ def _unknown(rng: Random, _scene: Scene, language: str) -> tuple[str, str, str]:
 def ask_two(rng: Random, first: Scene, second: Scene, language: str) -> Exchange:
     """A question about two pictures of one thing each, in the order given."""
     seen = [thought_of(scene, language) for scene in (first, second)]
-    thought = f"first: {seen[0]}; second: {seen[1]}" if language == EN else f"第一张：{seen[0]}；第二张：{seen[1]}"
+    thought = (
+        f"first: {seen[0]}; second: {seen[1]}"
+        if language == EN
+        else f"第一张：{seen[0]}；第二张：{seen[1]}"
+    )
     (a,), (b,) = first.things, second.things
-    kinds = ["changed", "nth"] + (["which"] * 2 if (a.colour, a.shape) != (b.colour, b.shape) else [])
+    kinds = ["changed", "nth"] + (
+        ["which"] * 2 if (a.colour, a.shape) != (b.colour, b.shape) else []
+    )
     kind = rng.choice(kinds)
     if kind == "changed":
         question, answer = _pick(rng, CHANGED_QUESTIONS, language), _difference(a, b, language)
@@ -346,7 +487,11 @@ def ask_two(rng: Random, first: Scene, second: Scene, language: str) -> Exchange
         number = rng.randint(0, 1)
         name = name_of((a, b)[number], language)
         question = _pick(rng, WHICH_QUESTIONS, language).replace("{name}", name)
-        answer = f"The {('first', 'second')[number]} picture." if language == EN else f"第{'一二'[number]}张图片。"
+        answer = (
+            f"The {('first', 'second')[number]} picture."
+            if language == EN
+            else f"第{'一二'[number]}张图片。"
+        )
     else:
         number = rng.randint(0, 1)
         nth = ("first", "second")[number] if language == EN else f"第{'一二'[number]}张"
@@ -378,22 +523,33 @@ def ask_without_picture(rng: Random, language: str) -> Exchange:
     """A greeting, or something this model knows nothing about."""
     if rng.random() < 0.35:
         thought = "a greeting" if language == EN else "打招呼"
-        return Exchange("greeting", language, _pick(rng, GREETINGS, language), thought, GREETING[language])
+        return Exchange(
+            "greeting", language, _pick(rng, GREETINGS, language), thought, GREETING[language]
+        )
     thought = "not something I know" if language == EN else "这个我不懂"
-    return Exchange("other", language, other_question(rng, language), thought, DEMO_ANSWER[language])
+    return Exchange(
+        "other", language, other_question(rng, language), thought, DEMO_ANSWER[language]
+    )
 
 
 def other_question(rng: Random, language: str) -> str:
     """About anything but simple pictures; sometimes mere keystrokes."""
     if rng.random() < 0.1:
-        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ,.!?", k=rng.randint(3, 30))).strip() or "x"
+        return (
+            "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ,.!?", k=rng.randint(3, 30))).strip()
+            or "x"
+        )
     text = rng.choice(_OTHER[language]).replace("{x}", rng.choice(_SUBJECTS[language]))
     return text.replace("{n}", str(rng.randint(2, 99))).replace("{m}", str(rng.randint(2, 99)))
 
 
 def all_words() -> list[str]:
     """Every fixed text, for making the tokenizer."""
-    tables = [v for k, v in globals().items() if k.endswith(("QUESTIONS", "GREETINGS", "_OTHER", "_SUBJECTS"))]
+    tables = [
+        v
+        for k, v in globals().items()
+        if k.endswith(("QUESTIONS", "GREETINGS", "_OTHER", "_SUBJECTS"))
+    ]
     texts = [text for table in tables for language in table.values() for text in language]
     texts += [t for table in (DEMO_ANSWER, UNKNOWN_PICTURE, GREETING) for t in table.values()]
     return [*texts, *ZH_WORDS.values(), *COLOURS, *SHAPES, *PLACE_PHRASES.values()]

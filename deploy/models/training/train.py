@@ -54,9 +54,7 @@ def see(model: StepVl, batch: Batch) -> Tensor:
 
 def loss_of(model: StepVl, batch: Batch) -> tuple[Tensor, float]:
     """Mean cross-entropy of the learned tokens, and the share predicted right."""
-    hidden = model(
-        batch.tokens, see(model, batch), batch.is_picture, batch.positions, batch.mask
-    )
+    hidden = model(batch.tokens, see(model, batch), batch.is_picture, batch.positions, batch.mask)
     # A token's target is the next one of the same segment, and rows hold segments one by one.
     targets = batch.targets[:, 1:]
     learned = targets != IGNORED
@@ -158,7 +156,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    assert options.view <= VIEW
+    if options.view > VIEW:
+        parser.error(f"the real view is {VIEW} pixels; a larger one teaches nothing")
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     run = Run(options.out, options.seed)

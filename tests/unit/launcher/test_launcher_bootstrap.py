@@ -6,6 +6,8 @@ import ast
 import os
 import shutil
 import sys
+import threading
+import time
 import urllib.request
 from collections import namedtuple
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import NoReturn
 import pytest
 
 from launcher import bootstrap
-from launcher.bootstrap import BootstrapError
+from launcher.bootstrap import BootstrapError, InstallProgress
 
 # What an interpreter prints where Debian's python3-venv is missing.
 NO_ENSUREPIP = "The virtual environment was not created because ensurepip is not available."
@@ -154,6 +156,7 @@ def test_without_a_whole_stamp_nothing_is_installed(content: str | None) -> None
 
 def test_an_installation_is_current_until_something_changes(checkout: Path) -> None:
     """The same extras and files need no work; another extra or an edit does."""
+    write_python("exit 0")
     bootstrap.STAMP.write_text(bootstrap.fingerprint(["cpu"]))
     assert bootstrap.is_current(["cpu"])
     assert not bootstrap.is_current(["cpu", "test"])
@@ -274,8 +277,7 @@ def test_enough_disk_or_an_installation_to_renew_is_let_pass(
 ) -> None:
     """What is installed already does not need its space a second time."""
     free_disk(monkeypatch, free)
-    if stamp:
-        bootstrap.STAMP.write_text("older\n")
+    monkeypatch.setattr(bootstrap, "is_usable", lambda: stamp)
     assert disk_refusal(["cpu"]) is None
 
 
@@ -312,11 +314,18 @@ def test_a_python_without_venv_names_the_package_to_install(
         bootstrap.make_venv()
 
 
+def pip_install(extras: list[str]) -> int:
+    """Install as `install` does, under the lock; the lock's descriptor."""
+    with bootstrap.only_one() as lock:
+        bootstrap.pip_install(extras, lock)
+    return lock
+
+
 def test_pip_that_fails_is_reported_with_its_own_last_error() -> None:
     """All of pip's output is in the log, and the same command goes on from there."""
     write_python('echo "Collecting torch"; echo "ERROR: one"; echo "ERROR: no torch" >&2; exit 1')
     with pytest.raises(BootstrapError) as caught:
-        bootstrap.pip_install(["gpu"])
+        pip_install(["gpu"])
     expected = (
         f"the packages could not be installed: ERROR: no torch (all of it: {bootstrap.LOG});"
         " run the same command again to continue"
@@ -329,17 +338,24 @@ def test_pip_that_says_nothing_is_reported_by_its_status() -> None:
     """A killed pip leaves no error line."""
     write_python("exit 7")
     with pytest.raises(BootstrapError, match="pip ended with status 7"):
-        bootstrap.pip_install(["gpu"])
+        pip_install(["gpu"])
 
 
 def test_pip_installs_this_checkout_with_its_extras(checkout: Path) -> None:
     """The checkout is editable, and pip never waits for an answer."""
     write_python('for word in "$@"; do echo "$word"; done')
-    bootstrap.pip_install(["gpu", "test"])
+    pip_install(["gpu", "test"])
     words = bootstrap.LOG.read_text().splitlines()
     assert words[:3] == ["-m", "pip", "install"]
     assert ["--editable", f"{checkout}[gpu,test]"] == words[-2:]
     assert "--no-input" in words
+
+
+def test_pip_holds_the_lock_too(checkout: Path) -> None:
+    """Where only the bootstrap is killed, its pip still keeps a second one away."""
+    write_python('readlink "/proc/$$/fd/"* || true')
+    pip_install(["gpu"])
+    assert str(checkout / "setup.cfg") in bootstrap.LOG.read_text().splitlines()
 
 
 def whole_environment(script: str) -> None:
@@ -350,25 +366,54 @@ def whole_environment(script: str) -> None:
 def test_an_installation_ends_with_its_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
     """After pip and the check of the wheels it is current."""
     free_disk(monkeypatch, 100)
-    whole_environment(f'echo "$2" >> {bootstrap.VENV}/calls')
+    whole_environment(f'echo "$*" >> {bootstrap.VENV}/calls')
     bootstrap.install(["gpu"])
     assert bootstrap.is_current(["gpu"])
-    calls = (bootstrap.VENV / "calls").read_text().split()
-    assert calls == ["pip", "pip", "launcher.wheels"]
+    version, pip, wheels = (bootstrap.VENV / "calls").read_text().splitlines()
+    assert (version, wheels) == ("-m pip --version", "-P -m launcher.wheels")
+    assert pip.startswith("-m pip install ")
 
 
-def test_an_installation_that_fails_leaves_no_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run knows that the work is to be done again, an older stamp notwithstanding."""
+@pytest.mark.parametrize("older", [None, "older\ngpu\n", "fingerprint"])
+def test_an_installation_that_fails_is_unfinished(
+    older: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run does the work again, and still knows which extras were wanted."""
     free_disk(monkeypatch, 100)
-    bootstrap.STAMP.write_text("older\ngpu\n")
+    monkeypatch.setattr(bootstrap, "gpu_answers", lambda: False)
+    if older is not None:
+        bootstrap.STAMP.write_text(bootstrap.fingerprint(["gpu"]) if "finger" in older else older)
     whole_environment('[ "$3" = --version ]')
-    with pytest.raises(BootstrapError):
+    with pytest.raises(BootstrapError, match="the packages could not be installed"):
+        bootstrap.install(["gpu", "test"])
+    assert bootstrap.STAMP.read_text() == "unfinished\ngpu,test\n"
+    assert bootstrap.wanted_extras("up") == ["gpu", "test"]
+    assert not bootstrap.is_current(["gpu", "test"])
+
+
+def test_wheels_that_cannot_be_checked_leave_it_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip was content, the check was not: the same command does both again."""
+    free_disk(monkeypatch, 100)
+    whole_environment('[ "$3" != launcher.wheels ]')
+    with pytest.raises(BootstrapError) as caught:
         bootstrap.install(["gpu"])
-    assert not bootstrap.STAMP.exists()
+    expected = "the installed packages could not be checked; run the command again"
+    assert expected == str(caught.value)
+    assert bootstrap.STAMP.read_text() == "unfinished\ngpu\n"
+
+
+@pytest.mark.parametrize("target", [None, "gone"])
+def test_without_a_working_interpreter_nothing_is_current(target: str | None) -> None:
+    """A link to a Python that was upgraded away counts as none, whatever the stamp says."""
+    bootstrap.STAMP.write_text(bootstrap.fingerprint(["cpu"]))
+    if target is not None:
+        (bootstrap.VENV / "bin" / "python").symlink_to(bootstrap.VENV / target)
+    assert not bootstrap.is_current(["cpu"])
 
 
 def test_what_another_run_installed_is_not_installed_again() -> None:
     """Whoever waited for the lock finds the work done; no interpreter is even started."""
+    write_python(f"echo started > {bootstrap.LOG}")
     bootstrap.STAMP.write_text(bootstrap.fingerprint(["gpu"]))
     bootstrap.install(["gpu"])
     assert not bootstrap.LOG.exists()
@@ -376,16 +421,75 @@ def test_what_another_run_installed_is_not_installed_again() -> None:
 
 def test_progress_in_a_log_is_every_25th_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A log of a continuous-integration run stays short."""
+    progress = InstallProgress()
     for count in range(1, 52):
-        bootstrap.show_progress(count, count, f"step {count}")
-    expected = ["     1 s  step 1", "    26 s  step 26", "    51 s  step 51"]
+        progress.take(f"Collecting step{count}")
+        progress.take(f"Requirement already satisfied: step{count}")
+    expected = [f"     0 s  looking up step{count}" for count in (1, 26, 51)]
     assert expected == capsys.readouterr().err.splitlines()
+
+
+class Seconds:
+    """The event that ends the progress, with the seconds of a test's own passing at once."""
+
+    def __init__(self, seconds: int) -> None:
+        self._left = seconds
+
+    def wait(self, _: float) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+@pytest.mark.parametrize(
+    ("quiet_seconds", "expected"),
+    [(-1.0, ["     0 s  asking the package index"] * 3), (60.0, [])],
+)
+def test_in_a_log_a_long_silence_is_broken(
+    quiet_seconds: float,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever reads along sees that it still works; as long as there are news, nothing is added."""
+    progress = InstallProgress()
+    monkeypatch.setattr(progress, "_shown", time.monotonic())
+    monkeypatch.setattr(progress, "_over", Seconds(3))
+    monkeypatch.setattr(InstallProgress, "QUIET_SECONDS", quiet_seconds)
+    progress._tick()
+    assert expected == capsys.readouterr().err.splitlines()
+
+
+def test_progress_ends_without_a_trace_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """No line is cleared where there is no terminal, and the ticking is over."""
+    before = threading.active_count()
+    with InstallProgress():
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_one_line_is_rewritten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each second in the same place, cut to the width, and cleared in the end."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    progress = InstallProgress()
+    progress.take("Collecting torch==2.9.0")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "_over", Seconds(2))
+    progress._tick()
+    assert capsys.readouterr().err == "\r\x1b[K     0 s  looking u" * 2
+    with InstallProgress():
+        pass
+    assert capsys.readouterr().err == "\r\x1b[K"
 
 
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
         (BootstrapError("no disk"), 1, "launch: no disk\n"),
+        (OSError(28, "No space left on device"), 1, "launch: [Errno 28] No space left on device"),
         (KeyboardInterrupt(), 130, "\nlaunch: interrupted; the same command continues where"),
     ],
 )
@@ -410,8 +514,80 @@ def test_an_installation_that_ends_early_is_a_line_and_an_exit_code(
     assert capsys.readouterr().err.startswith(words)
 
 
+def usable_environment() -> None:
+    """All that the launcher needs to run."""
+    write_python("exit 0")
+    write_program(bootstrap.VENV / "bin" / "step3vl", "exit 0")
+
+
+@pytest.mark.parametrize(
+    ("programs", "expected"),
+    [([], False), (["python"], False), (["step3vl"], False), (["python", "step3vl"], True)],
+)
+def test_an_environment_is_usable_once_pip_wrote_its_last_file(
+    programs: list[str], expected: bool
+) -> None:
+    """The interpreter comes first and the console script last; both must be there."""
+    for name in programs:
+        write_program(bootstrap.VENV / "bin" / name, "exit 0")
+    assert expected == bootstrap.is_usable()
+
+
+def test_an_environment_with_a_dangling_interpreter_is_not_usable() -> None:
+    """The Python that it was made with was upgraded away."""
+    usable_environment()
+    python = bootstrap.VENV / "bin" / "python"
+    python.unlink()
+    python.symlink_to(bootstrap.VENV / "gone")
+    assert not bootstrap.is_usable()
+
+
+@pytest.mark.parametrize("command", ["up", "test"])
+@pytest.mark.parametrize("usable", [True, False])
+def test_up_and_test_may_always_install(command: str, usable: bool) -> None:
+    """They begin something, so they bring the environment up to date first."""
+    if usable:
+        usable_environment()
+    assert bootstrap.may_install(command)
+
+
+@pytest.mark.parametrize("command", ["exec", "check", "render", "install", "sample-config"])
+def test_what_works_on_files_installs_only_where_nothing_is(command: str) -> None:
+    """A usable environment is left alone, even if it is not the newest."""
+    assert bootstrap.may_install(command)
+    usable_environment()
+    assert not bootstrap.may_install(command)
+
+
+@pytest.mark.parametrize("command", ["status", "down", "restart", "logs", "uninstall", ""])
+def test_what_needs_something_running_never_installs(command: str) -> None:
+    """Where nothing is installed nothing runs, and minutes of pip would not change that."""
+    with pytest.raises(BootstrapError) as caught:
+        bootstrap.may_install(command)
+    expected = (
+        "nothing is installed here yet; `./launcher/launch up` installs and starts everything"
+    )
+    assert expected == str(caught.value)
+    usable_environment()
+    assert not bootstrap.may_install(command)
+
+
+def test_down_on_a_fresh_checkout_is_a_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is installed and nothing is run."""
+    monkeypatch.setattr(bootstrap, "gpu_answers", lambda: False)
+    monkeypatch.setattr(bootstrap, "install", pytest.fail)
+    monkeypatch.setattr(os, "execv", pytest.fail)
+    with pytest.raises(SystemExit) as caught:
+        bootstrap.main(["down"])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("launch: nothing is installed here yet;")
+
+
 def test_a_current_environment_runs_the_launcher_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is installed, and the arguments are passed on as they came."""
+    usable_environment()
     bootstrap.STAMP.write_text(bootstrap.fingerprint(["cpu"]))
     monkeypatch.setattr(bootstrap, "install", pytest.fail)
     calls: list[tuple[str, list[str]]] = []
@@ -423,23 +599,30 @@ def test_a_current_environment_runs_the_launcher_at_once(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("command", "stamp", "expected"),
+    ("command", "usable", "stamp", "expected"),
     [
-        ("up", "older\ncpu\n", ["cpu"]),
-        ("test", "older\ncpu\n", ["cpu", "test"]),
-        ("status", "older\ncpu\n", None),
-        ("down", "older\ncpu\n", None),
-        ("exec", "older\ncpu\n", None),
-        ("status", None, ["cpu"]),
+        ("up", True, "older\ncpu\n", ["cpu"]),
+        ("test", True, "older\ncpu\n", ["cpu", "test"]),
+        ("status", True, "older\ncpu\n", None),
+        ("down", True, "older\ncpu\n", None),
+        ("exec", True, "older\ncpu\n", None),
+        ("exec", True, "unfinished\ncpu\n", None),
+        ("status", True, None, None),
+        ("up", False, None, ["cpu"]),
+        ("exec", False, None, ["cpu"]),
+        ("check", False, "unfinished\ngpu,test\n", ["gpu", "test"]),
     ],
 )
 def test_only_a_command_that_begins_something_renews_an_environment(
     command: str,
+    usable: bool,
     stamp: str | None,
     expected: list[str] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """status, down and a restart work without a network; where nothing is there, all install."""
+    """status, down and a restart work without a network; what needs one installs one."""
+    if usable:
+        usable_environment()
     installed: list[list[str]] = []
     monkeypatch.setattr(bootstrap, "install", installed.append)
     monkeypatch.setattr(bootstrap, "gpu_answers", lambda: False)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from launcher.config import (
+    ONE_SOURCE,
     OWNED_ENGINE_OPTIONS,
+    SAME_PORTS,
     DeployConfig,
     LogsConfig,
     load_config,
@@ -122,12 +124,12 @@ def test_every_mistake_of_a_file_is_reported_at_once() -> None:
         ),
         (
             f"{MINIMAL}engine:\n  options:\n    --max-num-seqs: 8\n",
-            "line 3: engine.options: '--max-num-seqs' is no option: write max-num-seqs, without the"
-            " dashes",
+            "line 3: engine.options: '--max-num-seqs' is no option: write max-num-seqs, without"
+            " dashes before it",
         ),
         (
             f"{MINIMAL}webui:\n  port: 8000\n",
-            "line 1: the file: engine.port and webui.port are both 8000; give each its own",
+            f"line 1: the file: {SAME_PORTS}",
         ),
     ],
 )
@@ -178,10 +180,51 @@ def test_an_option_the_launcher_sets_is_refused_in_every_spelling(option: str) -
 
 
 def test_all_owned_options_of_a_file_are_named_together() -> None:
-    """Two owned options are reported in one go, joined by a semicolon."""
-    [line] = mistakes(f"{MINIMAL}engine: {{options: {{port: 1, no_api_key: x, dtype: auto}}}}\n")
-    named = [part.split("'")[1] for part in line.split("; ") if "is set by the launcher" in part]
-    assert named == ["port", "no_api_key"]
+    """Two owned options are reported in one go, each on a line of its own."""
+    lines = mistakes(f"{MINIMAL}engine: {{options: {{port: 1, no_api_key: x, dtype: auto}}}}\n")
+    expected = [("port", "port"), ("no_api_key", "api-key")]
+    assert lines == [
+        f"line 2: engine.options: {key!r} is set by the launcher: {OWNED_ENGINE_OPTIONS[option]}"
+        for key, option in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "option"),
+    [
+        ("mode", "model"),
+        ("served", "served-model-name"),
+        ("Served_Model", "served-model-name"),
+        ("hos", "host"),
+        ("no-api", "api-key"),
+        ("ssl-key", "ssl-keyfile"),
+        ("allowed-media", "allowed-media-domains"),
+        ("shutdown", "shutdown-timeout"),
+        ("conf", "config"),
+    ],
+)
+def test_the_beginning_of_an_owned_option_is_owned(key: str, option: str) -> None:
+    """vLLM would take it for the option itself."""
+    expected = f"{key!r} is set by the launcher: {OWNED_ENGINE_OPTIONS[option]}"
+    assert mistakes(f"{MINIMAL}engine:\n  options:\n    {key}: x\n") == [
+        f"line 3: engine.options: {expected}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "echo"),
+    [
+        ("--max-num-seqs", "max-num-seqs"),
+        ("-dtype", "dtype"),
+        ("---tool_call_parser", "tool_call_parser"),
+        ("--", "max-num-seqs"),
+    ],
+)
+def test_a_dashed_option_is_repeated_without_its_dashes(key: str, echo: str) -> None:
+    """The person's own key comes back as it is to be written; dashes alone get an example."""
+    document = {"model": {"folder": "a"}, "engine": {"options": {key: 1}}}
+    [line] = mistakes(yaml.safe_dump(document))
+    assert line.endswith(f"{key!r} is no option: write {echo}, without dashes before it")
 
 
 @pytest.mark.parametrize("option", ["max-num-seqs", "model-impl", "hf-config-path", "nonsense"])
@@ -253,7 +296,9 @@ OPTION_VALUES = st.recursive(
     | st.booleans()
     | st.integers(-(2**40), 2**40)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])),
+    | st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])).filter(
+        lambda text: not text.startswith("-")
+    ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner),
     max_leaves=5,
 )
@@ -261,7 +306,7 @@ OPTION_VALUES = st.recursive(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    options=st.dictionaries(st.from_regex(r"x[a-z0-9_.-]{0,12}", fullmatch=True), OPTION_VALUES),
+    options=st.dictionaries(st.from_regex(r"x[a-z0-9.-]{0,12}", fullmatch=True), OPTION_VALUES),
     port=st.integers(1, 7859),
     notice=st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])),
 )
@@ -290,3 +335,91 @@ def test_a_configuration_error_exits_with_2() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "model: {names: []}\n",
+            [
+                f"line 1: model: {ONE_SOURCE}",
+                "line 1: model.names: list should have at least 1 item after validation, not 0",
+            ],
+        ),
+        (
+            "model:\n  folder: a\n  hub_id: b/c\n  name: x\n",
+            [
+                f"line 1: model: {ONE_SOURCE}",
+                "line 4: model.name: unknown key; did you mean names?",
+            ],
+        ),
+        (
+            f"{MINIMAL}engine:\n  port: 7860\nlogs:\n  max_mb: x\n",
+            [
+                f"line 1: the file: {SAME_PORTS}",
+                "line 5: logs.max_mb: write a whole number, not 'x'",
+            ],
+        ),
+        (
+            "model: {}\nwebui:\n  port: 8000\nextra: 1\n",
+            [
+                f"line 1: model: {ONE_SOURCE}",
+                f"line 1: the file: {SAME_PORTS}",
+                "line 4: extra: unknown key; known: model, engine, webui, logs",
+            ],
+        ),
+    ],
+)
+def test_mistakes_between_keys_are_reported_beside_those_of_keys(
+    text: str, expected: list[str]
+) -> None:
+    """One run names both kinds, each of them once."""
+    assert expected == mistakes(text)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        (
+            "engine",
+            {"options": {"-a": 1, "host": 1, "x": ["-y"]}},
+            [
+                "engine.options: '-a' is no option: write a, without dashes before it",
+                f"engine.options: 'host' is set by the launcher: {OWNED_ENGINE_OPTIONS['host']}",
+                "engine.options: 'x': an item of a list cannot begin with a dash; it would be"
+                " another option",
+            ],
+        ),
+        (
+            "engine",
+            {"options": {"a-b": 1, "a_b": 2}},
+            [
+                "engine.options: 'a-b' is written twice, in two spellings; keep one",
+                "engine.options: 'a_b' is written twice, in two spellings; keep one",
+            ],
+        ),
+        (
+            "engine",
+            {"environment": {"A B": "", "1": "", "GOOD": "a\0b"}},
+            [
+                "engine.environment: 'A B' is no name of an environment variable",
+                "engine.environment: '1' is no name of an environment variable",
+                "engine.environment: GOOD: no NUL character, please",
+            ],
+        ),
+    ],
+)
+def test_each_mistake_of_a_map_has_a_line_of_its_own(
+    section: str, values: dict[str, Any], expected: list[str]
+) -> None:
+    """The line number and the path are repeated, so that every line stands alone."""
+    lines = mistakes(yaml.safe_dump({section: values, "model": {"folder": "a"}}, sort_keys=False))
+    assert [f"line 2: {words}" for words in expected] == lines
+
+
+def test_all_wrong_names_are_listed_together() -> None:
+    """One sentence has every name that cannot be used, and none that can."""
+    [line] = mistakes("model: {folder: a, names: [ok, a b, c d]}\n")
+    expected = "a name has letters, digits and . _ - : / only, not 'a b', 'c d'"
+    assert f"line 1: model.names: {expected}" == line

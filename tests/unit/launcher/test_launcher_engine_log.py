@@ -144,11 +144,11 @@ CAUSES = [
     ("OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000)", PORT),
     (
         "api_server.py: error: unrecognized arguments: --max-modellen=3 --x",
-        "vLLM does not know --max-modellen=3 --x: correct engine.options",
+        "vLLM does not know --max-modellen=3 --x; correct engine.options",
     ),
     (
         "api_server.py: error: argument --max-model-len: invalid value: '{x}'",
-        "vLLM refused an option, --max-model-len: invalid value: '{x}': correct engine.options",
+        "vLLM refused an option, --max-model-len: invalid value: '{x}'; correct engine.options",
     ),
     ("OSError: [Errno 28] No space left on device", "the disk is full: free some space"),
     ("huggingface_hub.errors.LocalEntryNotFoundError: An error happened", DOWNLOAD),
@@ -173,7 +173,7 @@ def test_a_known_cause_is_named_with_its_fix(line: str, expected: str) -> None:
         log.feed(before)
     log.feed(f"(EngineCore pid=1) ERROR 11-22 18:09:40 [core.py:790] {line}\n")
     log.feed("RuntimeError: Engine core initialization failed. See root cause above.\n")
-    assert Cause(expected, line) == log.cause()
+    assert Cause(expected, line, known=True) == log.cause()
 
 
 def test_the_first_known_cause_counts() -> None:
@@ -202,7 +202,7 @@ def test_an_unknown_failure_is_the_last_line_that_looks_like_one(
 ) -> None:
     """Without a known cause the log speaks for itself, bare of process and time."""
     words = expected or lines[-1]
-    assert Cause(words, words) == cause_of(lines)
+    assert Cause(words, words, known=False) == cause_of(lines)
 
 
 def test_a_start_that_went_well_shows_no_cause() -> None:
@@ -235,3 +235,46 @@ def test_no_line_is_too_odd_to_be_read(lines: list[str]) -> None:
         log.feed(line)
     cause = log.cause()
     assert cause is None or any(cause.evidence in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (line, "unrecognized arguments" in line or "error: argument" in line)
+        for line, _ in [*CAUSES, ("KeyError: 'last'", "")]
+    ],
+)
+def test_only_a_refused_option_is_permanent(line: str, expected: bool) -> None:
+    """Every other cause may be gone at the next start."""
+    found = cause_of([line])
+    assert found is not None
+    assert expected == found.permanent
+
+
+@pytest.mark.parametrize("process", ["", "(APIServer pid=27202) ", "(EngineCore pid=2)"])
+@pytest.mark.parametrize("level", ["DEBUG ", "INFO ", "WARNING ", "INFO:     ", "WARNING:  "])
+@pytest.mark.parametrize("words", [line for line, _ in CAUSES[::4]])
+def test_a_routine_line_is_never_a_cause(process: str, level: str, words: str) -> None:
+    """Routine lines hold the words of requests too, so none of them explains an end."""
+    line = f"{process}{level}11-22 18:46:00 [logger.py:1] {words}"
+    assert cause_of([line]) is None
+    assert cause_of([line, "KeyError: 'last'"]) == Cause("KeyError: 'last'", "KeyError: 'last'")
+
+
+@pytest.mark.parametrize("start", ["ERROR ", "(EngineCore pid=2) ERROR ", "INFORMATION "])
+def test_other_levels_are_read(start: str) -> None:
+    """Only the routine levels are passed over."""
+    found = cause_of([f"{start}MemoryError"])
+    assert found is not None
+    assert found.known
+
+
+def test_what_was_forgotten_is_no_cause() -> None:
+    """Lines before forget() explain nothing, lines after it do, and the phase stays."""
+    log = EngineLog()
+    log.feed(START[2][0])
+    log.feed("MemoryError")
+    log.forget()
+    assert (log.cause(), log.phase.name) == (None, LOADING)
+    log.feed("KeyError: 'x'")
+    assert log.cause() == Cause("KeyError: 'x'", "KeyError: 'x'")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher import programs
 from launcher.config import DeployConfig
 from launcher.engine import KILL_GRACE_S, Settings, parse_arguments
 from launcher.paths import ROOT, Paths
@@ -24,6 +25,7 @@ from launcher.programs import (
     engine_process,
     model_location,
     programs_for,
+    start_script_options,
     webui_process,
 )
 from webui.settings import Settings as WebuiSettings
@@ -283,6 +285,49 @@ def test_only_what_a_setting_concerns_is_restarted(
 ) -> None:
     """A fingerprint changes with its own program's settings, and with no others."""
     assert expected == changed_by(**sections)
+
+
+def script_with(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start script that somebody edited; ``line`` stands for its OPTIONS."""
+    script = folder / "start.sh"
+    script.write_text(f'#!/bin/sh\n#   OPTIONS="--no"\n{line}\nexec it $OPTIONS\n')
+    monkeypatch.setattr(programs, "START_SCRIPT", script)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('OPTIONS=""', ""),
+        ("OPTIONS=", ""),
+        ("", ""),
+        ('OPTIONS="--port 7861"', "--port 7861"),
+        ("OPTIONS='--host 0.0.0.0 --port 7861'", "--host 0.0.0.0 --port 7861"),
+        ("OPTIONS=--port=7861", "--port=7861"),
+        ('# OPTIONS="--port 1"', ""),
+    ],
+)
+def test_the_options_of_the_start_script_are_read(
+    line: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a person wrote between the quotes, and nothing of a comment."""
+    script_with(line, tmp_path, monkeypatch)
+    assert expected == start_script_options()
+
+
+def test_the_start_script_comes_without_options() -> None:
+    """Unedited, it leaves everything to the YAML."""
+    assert start_script_options() == ""
+
+
+@pytest.mark.parametrize(("options", "expected"), [("", set()), ("--port 7861", {WEBUI})])
+def test_an_edited_start_script_restarts_the_webui_alone(
+    options: str, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its options are part of the WebUI's fingerprint; the rest of the script is not."""
+    before = programs_of()
+    script_with(f'OPTIONS="{options}"', tmp_path, monkeypatch)
+    after = programs_of()
+    assert expected == {n for n in before if before[n].fingerprint != after[n].fingerprint}
 
 
 def test_the_order_of_environment_variables_is_no_change() -> None:

@@ -6,10 +6,14 @@ import io
 import json
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import free_port
 
 from launcher import readiness
 from launcher.errors import LauncherError
@@ -19,6 +23,7 @@ from launcher.readiness import (
     Address,
     EngineState,
     StartWatch,
+    answers,
     last_lines,
     read_engine_state,
     read_webui_address,
@@ -148,7 +153,7 @@ class FakeSupervisord:
         self._states = {"vllm": vllm, "webui": webui}
 
     def states(self) -> list[ProgramState]:
-        return [ProgramState(n, s, 1, BEGAN, f"{n} words") for n, s in self._states.items()]
+        return [ProgramState(n, s, 1, f"{n} words") for n, s in self._states.items()]
 
 
 def watch(paths: Paths, supervisord: FakeSupervisord, seconds: float = 0.0) -> StartWatch:
@@ -161,6 +166,24 @@ def watch(paths: Paths, supervisord: FakeSupervisord, seconds: float = 0.0) -> S
         ProgressLine(io.StringIO()),
         clock=lambda: next(ticks, BEGAN + 3600),
     )
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *, answer: bool) -> list[tuple[Address, str]]:
+    """Let the WebUI answer so; what it is asked."""
+    asked: list[tuple[Address, str]] = []
+
+    def answers(address: Address, path: str) -> bool:
+        asked.append((address, path))
+        return answer
+
+    monkeypatch.setattr(readiness, "answers", answers)
+    return asked
+
+
+def write_address(paths: Paths) -> Address:
+    document = {"host": "127.0.0.1", "port": 7860, "pid": os.getpid()}
+    paths.webui_address.write_text(json.dumps(document))
+    return Address("127.0.0.1", 7860)
 
 
 def failure(start: StartWatch, timeout: float = 60) -> str:
@@ -207,28 +230,56 @@ def test_the_wait_is_over_when_the_webui_says_so(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ready engine, a known address and a page that says ready together are the end."""
-    asked = []
-
-    def ready(address: Address) -> bool:
-        asked.append(address)
-        return True
-
-    monkeypatch.setattr(readiness, "answers_ready", ready)
+    asked = answering(monkeypatch, answer=True)
     write_engine(paths, phase="ready")
-    document = {"host": "127.0.0.1", "port": 7860, "pid": os.getpid()}
-    paths.webui_address.write_text(json.dumps(document))
-    expected = Address("127.0.0.1", 7860)
+    expected = write_address(paths)
     assert expected == watch(paths, FakeSupervisord()).wait(60)
-    assert [expected] == asked
+    assert [(expected, "/readyz")] == asked
 
 
-def test_the_webui_alone_can_be_waited_for(paths: Paths) -> None:
-    """Restarting the page does not wait for a model that is still loading."""
+def test_a_webui_that_is_not_ready_is_waited_for(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ready engine and an address are not enough."""
+    monkeypatch.setattr(readiness, "POLL_S", 0.0)
+    asked = answering(monkeypatch, answer=False)
+    write_engine(paths, phase="ready")
+    address = write_address(paths)
+    assert failure(watch(paths, FakeSupervisord())).startswith("not ready after 60 s")
+    assert {(address, "/readyz")} == set(asked)
+
+
+@pytest.mark.parametrize(("phase", "expected"), [("loading", "m"), ("stopped", "starting")])
+def test_progress_is_in_the_words_of_this_start(
+    phase: str, expected: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "stopped" is what the engine before this one said, and is not shown."""
+    monkeypatch.setattr(readiness, "POLL_S", 0.0)
+    shown: list[str] = []
+    monkeypatch.setattr(ProgressLine, "show", lambda _, words, __: shown.append(words))
+    write_engine(paths, phase=phase)
+    failure(watch(paths, FakeSupervisord()))
+    assert {expected} == set(shown)
+
+
+def test_the_webui_alone_can_be_waited_for(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restarting the page does not wait for a model that is still loading, only for life."""
+    asked = answering(monkeypatch, answer=True)
     write_engine(paths, phase="loading")
-    document = {"host": "127.0.0.1", "port": 7860, "pid": os.getpid()}
-    paths.webui_address.write_text(json.dumps(document))
-    found = watch(paths, FakeSupervisord(vllm="FATAL")).wait_for_webui(60)
-    assert found == Address("127.0.0.1", 7860)
+    expected = write_address(paths)
+    assert expected == watch(paths, FakeSupervisord(vllm="FATAL")).wait_for_webui(60)
+    assert [(expected, "/livez")] == asked
+
+
+def test_an_address_without_an_answer_is_no_webui(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that says where it listens is not yet a page."""
+    monkeypatch.setattr(readiness, "POLL_S", 0.0)
+    answering(monkeypatch, answer=False)
+    write_address(paths)
+    with pytest.raises(LauncherError, match="not up after 60 s"):
+        watch(paths, FakeSupervisord()).wait_for_webui(60)
 
 
 def test_a_webui_that_ended_ends_that_wait(paths: Paths) -> None:
@@ -244,3 +295,37 @@ def test_a_webui_that_does_not_come_is_given_up(
     monkeypatch.setattr(readiness, "POLL_S", 0.0)
     with pytest.raises(LauncherError, match="not up after 60 s; `launch logs webui` tells more"):
         watch(paths, FakeSupervisord()).wait_for_webui(60)
+
+
+class Page(BaseHTTPRequestHandler):
+    """Lives, and is not ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/livez" else 503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def page() -> Iterator[int]:
+    """The port of a page that lives and is not ready."""
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(("path", "expected"), [("/livez", True), ("/readyz", False)])
+def test_only_200_is_an_answer(host: str, path: str, expected: bool, page: int) -> None:
+    """A wildcard address is asked on the loopback."""
+    assert expected == answers(Address(host, page), path)
+
+
+def test_a_closed_port_is_no_answer() -> None:
+    """Nobody listens there, which is no error."""
+    assert not answers(Address("127.0.0.1", free_port()), "/livez")

@@ -19,8 +19,9 @@ from supervisor.datatypes import RestartWhenExitUnexpected
 from supervisor.options import ClientOptions, ServerOptions
 
 from launcher.config import DeployConfig, LogsConfig
-from launcher.errors import LauncherError
-from launcher.paths import Paths
+from launcher.engine import EX_CONFIG
+from launcher.errors import ConfigError, LauncherError
+from launcher.paths import ROOT, Paths
 from launcher.programs import ENGINE, WEBUI, Program, programs_for
 from launcher.render import (
     RenderedFile,
@@ -78,11 +79,11 @@ def test_supervisord_reads_back_the_programs(paths: Paths) -> None:
 
 @pytest.mark.parametrize("name", [ENGINE, WEBUI])
 def test_supervisord_keeps_and_ends_a_program_as_meant(name: str, paths: Paths) -> None:
-    """Started at once, restarted after a crash only, ended by SIGTERM and with all its group."""
+    """Started at once, restarted where that can help, ended by SIGTERM and with all its group."""
     process = processes_of(read_by_supervisord(rendered(config_of(), paths)))[name]
     assert process.autostart is True
     assert RestartWhenExitUnexpected is process.autorestart
-    assert process.exitcodes == [0]
+    assert process.exitcodes == [0, ConfigError.exit_code, EX_CONFIG]
     assert process.stopsignal == signal.SIGTERM
     assert (process.killasgroup, process.stopasgroup) == (True, False)
 
@@ -159,6 +160,27 @@ def test_programs_alone_have_no_settings_of_supervisord(paths: Paths) -> None:
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(render_programs(programs_of(config, paths), paths, config.logs))
     assert {f"program:{WEBUI}", f"program:{ENGINE}"} == set(parser.sections())
+
+
+@pytest.mark.parametrize(("user", "expected"), [(None, None), ("someone", "someone")])
+def test_each_program_runs_as_the_user_who_is_named(
+    user: str | None, expected: str | None, paths: Paths
+) -> None:
+    """Both programs have the line, or neither; nothing else of them changes."""
+    config = config_of()
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.read_string(render_programs(programs_of(config, paths), paths, config.logs, user=user))
+    sections = [dict(parser[f"program:{name}"]) for name in (WEBUI, ENGINE)]
+    assert [expected] * 2 == [section.pop("user", None) for section in sections]
+    plain = configparser.ConfigParser(interpolation=None)
+    plain.read_string(render_programs(programs_of(config, paths), paths, config.logs))
+    assert [dict(plain[f"program:{name}"]) for name in (WEBUI, ENGINE)] == sections
+
+
+def test_supervisord_works_in_the_checkout(paths: Paths) -> None:
+    """Not in the folder in which somebody happened to type `launch up`."""
+    section = read_by_supervisord(rendered(config_of(), paths)).configroot.supervisord
+    assert str(ROOT) == section.directory
 
 
 # Names of folders as people have them and as nobody should; no control characters.

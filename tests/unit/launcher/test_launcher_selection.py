@@ -23,19 +23,19 @@ def test_without_a_card_the_demo_is_chosen() -> None:
     assert expected == default_for([])
 
 
-@pytest.mark.parametrize("cards", [[H200], [T4, H200], [H200, T4], [Gpu("NVIDIA H200", 30.0)]])
+@pytest.mark.parametrize("cards", [[H200], [H200, T4], [Gpu("NVIDIA H200", 30.0), T4]])
 def test_a_large_card_gets_the_real_model(cards: list[Gpu]) -> None:
-    """The largest card decides, from the needed size on, and is named."""
-    size = max(card.memory_gib for card in cards)
-    expected = Selection(Path(GPU.path), f"found NVIDIA H200 with {size:.0f} GiB")
+    """The first card decides, from the needed size on, and is named."""
+    expected = Selection(Path(GPU.path), f"found NVIDIA H200 with {cards[0].memory_gib:.0f} GiB")
     assert expected == default_for(cards)
 
 
-def test_a_small_card_gets_the_demo_and_advice() -> None:
-    """The reason has the card, what is needed, and what would fit."""
-    found = default_for([T4, Gpu("NVIDIA L4", 22.5)])
+@pytest.mark.parametrize("others", [[], [Gpu("NVIDIA L4", 22.5)], [H200]])
+def test_a_small_card_gets_the_demo_and_advice(others: list[Gpu]) -> None:
+    """vLLM takes the first card, whatever else is there; the reason says what would fit it."""
+    found = default_for([T4, *others])
     assert Path(DEMO.path) == found.path
-    assert found.reason.startswith("NVIDIA L4 with 22 GiB is below the 30 GiB")
+    assert found.reason.startswith("NVIDIA T4 with 15 GiB is below the 30 GiB")
     assert "hub_id: stepfun-ai/Step3-VL-10B-FP8" in found.reason
 
 
@@ -70,6 +70,15 @@ def test_a_relative_name_is_made_absolute(
     """Programs started later do not share the shell's folder."""
     monkeypatch.chdir(tmp_path)
     assert tmp_path / "mine.yaml" == select_config("mine.yaml", paths).path
+
+
+def test_a_link_named_on_the_command_line_is_followed(paths: Paths, tmp_path: Path) -> None:
+    """The checkpoint beside the real file is the one that is meant."""
+    real = tmp_path / "real.yaml"
+    real.write_text("")
+    link = tmp_path / "link.yaml"
+    link.symlink_to(real)
+    assert real == select_config(str(link), paths).path
 
 
 def test_the_file_in_use_comes_before_what_fits(

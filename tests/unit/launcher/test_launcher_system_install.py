@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import pwd
 import shlex
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from launcher.programs import ENGINE, WEBUI
 from launcher.supervisord import Supervisord
 from launcher.system_install import CONF, MARK, SCRIPT, install, uninstall
 
+OWNER = pwd.getpwuid(ROOT.stat().st_uid)
 INCLUDING = "[supervisord]\n[include]\nfiles = {conf}\n"
 
 
@@ -35,6 +37,13 @@ def installed(root: Path) -> Path:
     """The same, with the demo installed."""
     install(DEMO.path, root, dry_run=False)
     return root
+
+
+def sections_of(root: Path) -> list[configparser.SectionProxy]:
+    """What is written for each program."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(root / CONF)
+    return [parser[name] for name in (f"program:{WEBUI}", f"program:{ENGINE}")]
 
 
 def files_below(folder: Path) -> set[Path]:
@@ -108,12 +117,46 @@ def test_the_webui_is_started_by_the_installed_script(installed: Path) -> None:
 
 
 def test_a_home_of_its_own_goes_along(installed: Path, home: Path) -> None:
-    """The machine's supervisord does not know our environment, so the commands carry the home."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(installed / CONF)
-    for section in parser.sections():
-        words = shlex.split(parser[section]["command"])
-        assert words[:2] == ["/usr/bin/env", f"STEP3VL_HOME={home}"]
+    """The machine's supervisord does not know our environment, so the commands carry the homes."""
+    expected = ["/usr/bin/env", f"HOME={OWNER.pw_dir}", f"STEP3VL_HOME={home}"]
+    for section in sections_of(installed):
+        assert expected == shlex.split(section["command"])[:3]
+
+
+def test_without_a_home_of_its_own_the_owners_goes_along(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """supervisord changes the user, but not HOME, and caches are kept there."""
+    monkeypatch.delenv("STEP3VL_HOME")
+    monkeypatch.setattr(Paths, "from_environ", lambda *_: Paths(tmp_path / "etc", tmp_path / "run"))
+    install(DEMO.path, root, dry_run=False)
+    for section in sections_of(root):
+        env, home, program = shlex.split(section["command"])[:3]
+        assert (env, home) == ("/usr/bin/env", f"HOME={OWNER.pw_dir}")
+        assert "=" not in program
+
+
+def test_the_programs_run_as_the_owner_of_the_checkout(installed: Path) -> None:
+    """What another user may change must not run as root."""
+    sections = sections_of(installed)
+    assert [OWNER.pw_name] * 2 == [section["user"] for section in sections]
+
+
+@pytest.mark.parametrize(("uid", "expected"), [(0, True), (1000, False)])
+def test_what_root_made_is_handed_to_the_owner(
+    uid: int, expected: bool, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs write there; who is not root made it for himself."""
+    paths.active_config.write_text("x")
+    given: set[tuple[Path, int, int]] = set()
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(
+        os, "chown", lambda *call, follow_symlinks: follow_symlinks or given.add(call)
+    )
+    system_install._hand_over(paths)
+    everything = (paths.run, paths.logs, paths.active_config, paths.etc)
+    handed = {(path, OWNER.pw_uid, OWNER.pw_gid) for path in everything}
+    assert (handed if expected else set()) == given
 
 
 def test_a_dry_run_prints_and_writes_nothing(

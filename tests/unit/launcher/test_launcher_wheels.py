@@ -46,9 +46,9 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 @pytest.mark.parametrize("package", wheels.OPTIONAL)
 def test_an_optional_package_that_breaks_is_removed(package: str, environment: Environment) -> None:
-    """The engine does without it; pip takes it out and the sentence has the reason."""
+    """The engine does without it; pip takes it out and the sentence calms whoever reads it."""
     environment.errors[package] = "OSError: libcudart.so"
-    expected = f"removed {package}: its build does not fit this torch (OSError: libcudart.so)"
+    expected = f"removed {package}, which nothing here needs: it is built for another torch"
     assert expected == wheels.repair_optional(package)
     [command] = environment.pip
     assert [sys.executable, "-m", "pip", "uninstall"] == command[:4]
@@ -71,7 +71,7 @@ def test_a_torchvision_that_breaks_gets_its_declarations(
 ) -> None:
     """The .pth file is written, and it is what makes the import work."""
     environment.errors["torchvision"] = MISFIT
-    expected = f"repaired torchvision: its build does not fit this torch ({MISFIT})"
+    expected = "repaired torchvision, which is built for another torch"
     assert expected == wheels.repair_torchvision(tmp_path)
     assert environment.pth.read_text() == PTH_CONTENT
 
@@ -123,7 +123,7 @@ def test_a_sound_environment_needs_no_repair(environment: Environment, tmp_path:
 def test_every_repair_is_told(environment: Environment, tmp_path: Path) -> None:
     """A broken environment says one sentence for each package, in order."""
     environment.errors |= {"torchcodec": "a", "torchaudio": "b", "torchvision": MISFIT}
-    said = [sentence.split(":")[0] for sentence in wheels.repair(tmp_path)]
+    said = [sentence.split(",")[0] for sentence in wheels.repair(tmp_path)]
     assert said == ["removed torchaudio", "removed torchcodec", "repaired torchvision"]
 
 

@@ -1,0 +1,114 @@
+"""The folder that vLLM loads: weights, configuration, tokenizer and chat template.
+
+python -m deploy.models.training.checkpoint RUN_FOLDER TARGET_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from deploy.models.build_demo import CHAT_TEMPLATE, CONFIGURATION_MODULE
+from deploy.models.training.network import PATCH, VIEW, Sizes, StepVl
+from deploy.models.training.vocabulary import END_OF_TURN, PADDING, build_tokenizer
+
+CONTEXT = 32768
+
+
+def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
+    """``config.json``, with the names that the published 10 B checkpoint uses."""
+    ends = {
+        "eos_token_id": tokenizer.token_to_id(END_OF_TURN),
+        "pad_token_id": tokenizer.token_to_id(PADDING),
+    }
+    return {
+        "architectures": ["StepVLForConditionalGeneration"],
+        "auto_map": {"AutoConfig": "configuration_step_vl.StepVLConfig"},
+        "model_type": "step_robotics",
+        "image_token_id": tokenizer.token_to_id("<im_patch>"),
+        "projector_bias": False,
+        "torch_dtype": "float32",
+        "tie_word_embeddings": False,
+        **ends,
+        "vision_config": {
+            "width": sizes.vision_width,
+            "layers": sizes.vision_layers,
+            "heads": sizes.vision_heads,
+            "mlp_ratio": sizes.mlp_ratio,
+            "patch_size": PATCH,
+            "image_size": VIEW,
+            "hidden_act": "quick_gelu",
+            "use_cls_token": False,
+            "use_ln_pre": True,
+            "use_ln_post": False,
+            "use_abs_posemb": True,
+            "use_rope2d": True,
+            "ls_init_value": 0.1,
+            "output_dim": None,
+        },
+        "text_config": {
+            "architectures": ["Qwen3ForCausalLM"],
+            "vocab_size": sizes.vocabulary,
+            "hidden_size": sizes.hidden,
+            "intermediate_size": sizes.intermediate,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "head_dim": sizes.head_dim,
+            "max_position_embeddings": CONTEXT,
+            "rope_theta": sizes.rope_theta,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+            **ends,
+        },
+    }
+
+
+def write_checkpoint(model: StepVl, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write everything; float32, because training and serving then agree token by token."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    documents = {
+        "config.json": model_config(model.sizes, tokenizer),
+        "generation_config.json": {
+            "eos_token_id": tokenizer.token_to_id(END_OF_TURN),
+            "temperature": 0.0,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": END_OF_TURN,
+            "pad_token": PADDING,
+            "model_max_length": CONTEXT,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, indent=2) + "\n")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "configuration_step_vl.py").write_text(CONFIGURATION_MODULE)
+
+
+def load_run(run: Path) -> StepVl:
+    """The model of a training run."""
+    state = torch.load(run / "run.pt", weights_only=True)
+    model = StepVl(Sizes(**state["sizes"]))
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+def main() -> int:
+    run, folder = map(Path, sys.argv[1:3])
+    write_checkpoint(load_run(run), build_tokenizer(), folder)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
