@@ -23,6 +23,10 @@ packages = launcher
 cpu =
 gpu =
 test =
+
+[options.entry_points]
+console_scripts =
+    step3vl = launcher.__main__:main
 """
 
 # Says what the launcher was asked to do, in place of doing it.
@@ -100,6 +104,14 @@ def test_commands_that_only_look_never_install(checkout: Path) -> None:
     (checkout / "setup.cfg").write_text(SETUP_CFG.replace("cpu =", "cpu =\n    no-such-package-x"))
     looked = launch(checkout, "status")
     assert (looked.returncode, looked.stdout, looked.stderr) == (0, "launcher: status\n", "")
+
+
+def test_nothing_is_installed_only_to_look(checkout: Path) -> None:
+    """`down` on a fresh clone says what to do, and makes no environment."""
+    result = launch(checkout, "down")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "nothing is installed here yet; `./launcher/launch up`" in result.stderr
+    assert not (checkout / ".venv").exists()
 
 
 def test_package_that_cannot_be_had_is_named(checkout: Path) -> None:
