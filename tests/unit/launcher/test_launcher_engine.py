@@ -320,7 +320,8 @@ def test_a_program_that_is_not_there_is_named(start: Start) -> None:
     """Starting it again would not help."""
     run = start("/no/such/program")
     assert run.end() == EX_CONFIG
-    assert run.verdict == ("failed", "cannot run /no/such/program: No such file or directory")
+    assert run.verdict == ("failed", "the engine's program cannot be run")
+    run.said("step3vl: /no/such/program: No such file or directory")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
