@@ -120,10 +120,11 @@ class CrashLedger:
             self._path.unlink(missing_ok=True)
 
 
-def say(message: str) -> None:
+def say(message: str, *, on_new_line: bool = False) -> None:
     """A line in the engine's log, as long as anybody reads it."""
     with contextlib.suppress(OSError):
-        print(f"step3vl: {message}", flush=True)
+        before = "\n" if on_new_line else ""
+        print(f"{before}step3vl: {message}", flush=True)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -261,7 +262,8 @@ class Engine:
         if self._announced != phase:
             self._announced = phase
             self._state.write(phase, message)
-            say(message)
+            # vLLM may be in the middle of a line.
+            say(message, on_new_line=bool(self._output))
 
     def _overdue(self, started: float) -> bool:
         now = time.monotonic()
