@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -17,11 +20,20 @@ FAKE_VLLM = ROOT / "tests" / "fakes" / "fake_vllm.py"
 T = TypeVar("T")
 
 
+# Below the range from which the system takes ports for outgoing connections, begun at a place of
+# this process's own, and none is given twice.
+_ports = itertools.cycle(range(18_000, 30_000))
+for _ in range(os.getpid() * 37 % 12_000):
+    next(_ports)
+
+
 def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nobody listens, and which no other test was given."""
+    for port in itertools.islice(_ports, 12_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for(what: Callable[[], T], seconds: float, message: str) -> T:
