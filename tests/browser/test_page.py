@@ -22,6 +22,8 @@ def open_page(page: Page, webui: Webui) -> None:
 
 
 def send(page: Page, text: str) -> None:
+    """Ask, once the field takes questions (during an answer it offers to stop)."""
+    expect(page.locator("#question button.submit-button")).to_be_visible(timeout=20 * SECONDS)
     page.fill("#question textarea", text)
     page.keyboard.press("Enter")
 
@@ -35,6 +37,18 @@ def test_words_show_as_they_come(page: Page, webui: Webui) -> None:
     expect(talk).to_contain_text("last: count. 1 2 3", timeout=10 * SECONDS)
     assert "59" not in talk.inner_text()
     expect(talk).to_contain_text("58 59", timeout=20 * SECONDS)
+
+
+def test_what_is_typed_during_an_answer_stays(page: Page, webui: Webui) -> None:
+    """The next question can be prepared while the answer still comes."""
+    webui.engine.script(words=30, delay_s=0.1)
+    open_page(page, webui)
+    send(page, "count")
+    expect(page.locator("#talk")).to_contain_text(" 1 2", timeout=10 * SECONDS)
+    page.fill("#question textarea", "my next question")
+    expect(page.locator("#talk")).to_contain_text("28 29", timeout=20 * SECONDS)
+    expect(page.locator("#question button.submit-button")).to_be_visible(timeout=10 * SECONDS)
+    expect(page.locator("#question textarea")).to_have_value("my next question")
 
 
 def test_stop_ends_the_answer_and_the_engines_work(page: Page, webui: Webui) -> None:

@@ -27,6 +27,8 @@ def open_page(page: Page, box: Box) -> None:
 
 
 def send(page: Page, text: str) -> None:
+    """Ask, once the field takes questions (during an answer it offers to stop)."""
+    expect(page.locator("#question button.submit-button")).to_be_visible(timeout=20 * SECONDS)
     page.fill("#question textarea", text)
     page.keyboard.press("Enter")
 

@@ -66,6 +66,7 @@ class Handlers:
         if not question and not pictures:
             yield gr.skip(), gr.skip(), gr.skip(), talk
             return
+        field, box = _question_box(value=None, **BUSY), None
         async for update in self._session.send(talk, question, pictures):
             shown = chatbot_messages(update.conversation.turns)
             if update.problem:
@@ -73,7 +74,9 @@ class Handlers:
             if update.unanswered:
                 yield _question_box(value=draft, **IDLE), gallery, shown, update.conversation
             else:
-                yield _question_box(value=None, **BUSY), None, shown, update.conversation
+                yield field, box, shown, update.conversation
+                # Cleared once; what the visitor types or adds meanwhile is the next question's.
+                field, box = gr.skip(), gr.skip()
 
     def settle(self, talk: Conversation) -> tuple[Any, ...]:
         """After an answer or a stop: nothing more is coming. Outputs: field, chatbot, talk."""
