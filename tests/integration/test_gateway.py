@@ -152,16 +152,17 @@ def test_engine_that_dies_mid_stream_ends_it_with_an_error(webui: Webui) -> None
 def test_engine_that_dies_inside_an_event_ends_it_with_an_error(webui: Webui) -> None:
     """Half an event does not swallow the error that follows it."""
     webui.engine.script(break_inside=3)
-    body = json.dumps({"model": "one", "messages": HELLO, "stream": True}).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    answer = raw(webui, head.encode() + body)
-    assert b'{"delta": {"conte' in answer
-    events = [line for line in answer.splitlines() if line.startswith(b"data: ")]
-    assert json.loads(events[-2].removeprefix(b"data: "))["error"]["code"] == "engine_restarted"
-    assert events[-1] == b"data: [DONE]"
+    address = urlsplit(webui.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    body = json.dumps({"model": "one", "messages": HELLO, "stream": True})
+    connection.request("POST", "/v1/chat/completions", body)
+    # Without the framing of the chunks, which would stand between the two halves.
+    events = connection.getresponse().read().decode().split("\n\n")
+    connection.close()
+    half, error, done = [event for event in events if event][-3:]
+    assert half.endswith('{"delta": {"conte')
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_restarted"
+    assert done == "data: [DONE]"
 
 
 def test_engine_that_stalls_mid_stream_ends_it_with_an_error(webui: Webui) -> None:
