@@ -85,6 +85,5 @@ def _read_state(path: Path | None) -> dict[str, Any] | None:
 
 
 def _age(state: dict[str, Any]) -> float | None:
-
     started = state.get("started_at")
     return max(0.0, time.time() - started) if isinstance(started, (int, float)) else None

@@ -7,31 +7,17 @@ from pathlib import Path
 
 import pytest
 from deployments import Webui
+from pages import SECONDS, open_page, send
 from playwright.sync_api import Page, expect
 from support import png, wait_for
 
 pytestmark = pytest.mark.browser
 
-SECONDS = 1000
-
-
-def open_page(page: Page, webui: Webui) -> None:
-    """The waiting page, if it is still there, gives way by itself."""
-    page.goto(webui.url)
-    expect(page.locator("#question textarea")).to_be_visible(timeout=30 * SECONDS)
-
-
-def send(page: Page, text: str) -> None:
-    """Ask, once the field takes questions (during an answer it offers to stop)."""
-    expect(page.locator("#question button.submit-button")).to_be_visible(timeout=20 * SECONDS)
-    page.fill("#question textarea", text)
-    page.keyboard.press("Enter")
-
 
 def test_words_show_as_they_come(page: Page, webui: Webui) -> None:
     """The first words are on the screen while the engine still speaks."""
     webui.engine.script(words=60, delay_s=0.1)
-    open_page(page, webui)
+    open_page(page, webui.url)
     send(page, "count")
     talk = page.locator("#talk")
     expect(talk).to_contain_text("last: count. 1 2 3", timeout=10 * SECONDS)
@@ -42,7 +28,7 @@ def test_words_show_as_they_come(page: Page, webui: Webui) -> None:
 def test_what_is_typed_during_an_answer_stays(page: Page, webui: Webui) -> None:
     """The next question can be prepared while the answer still comes."""
     webui.engine.script(words=30, delay_s=0.1)
-    open_page(page, webui)
+    open_page(page, webui.url)
     send(page, "count")
     expect(page.locator("#talk")).to_contain_text(" 1 2", timeout=10 * SECONDS)
     page.fill("#question textarea", "my next question")
@@ -54,7 +40,7 @@ def test_what_is_typed_during_an_answer_stays(page: Page, webui: Webui) -> None:
 def test_stop_ends_the_answer_and_the_engines_work(page: Page, webui: Webui) -> None:
     """What had come stays, the engine is told, and the next question works."""
     webui.engine.script(words=1000, delay_s=0.1)
-    open_page(page, webui)
+    open_page(page, webui.url)
     send(page, "count")
     talk = page.locator("#talk")
     expect(talk).to_contain_text(" 5 6", timeout=10 * SECONDS)
@@ -69,7 +55,7 @@ def test_stop_ends_the_answer_and_the_engines_work(page: Page, webui: Webui) -> 
 def test_leaving_the_page_stops_the_engines_work(page: Page, webui: Webui) -> None:
     """A closed tab does not keep the engine busy."""
     webui.engine.script(words=1000, delay_s=0.1)
-    open_page(page, webui)
+    open_page(page, webui.url)
     send(page, "count")
     expect(page.locator("#talk")).to_contain_text(" 2 3", timeout=10 * SECONDS)
     page.goto("about:blank")
@@ -80,7 +66,7 @@ def test_pictures_from_both_places_reach_the_engine(
     page: Page, webui: Webui, tmp_path: Path
 ) -> None:
     """The box on the left and the question field: both pictures are sent, byte for byte."""
-    open_page(page, webui)
+    open_page(page, webui.url)
     for place, colour in (("#pictures", "red"), ("#question", "blue")):
         path = tmp_path / f"{colour}.png"
         path.write_bytes(png(40, 30, colour))
@@ -112,7 +98,7 @@ PASTE = """([selector, bytes]) => {
 
 def test_dropped_and_pasted_pictures_are_attached(page: Page, webui: Webui) -> None:
     """Dropped on the left, pasted into the question."""
-    open_page(page, webui)
+    open_page(page, webui.url)
     page.evaluate(DROP, ["#pictures button", list(png(40, 30, "red"))])
     expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
     page.evaluate(PASTE, ["#question textarea", list(png(40, 30, "blue"))])
@@ -125,7 +111,7 @@ def test_html_of_the_model_stays_text(page: Page, webui: Webui) -> None:
     """What the model writes cannot run in the reader's browser."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    open_page(page, webui)
+    open_page(page, webui.url)
     send(page, '<img src="/evil" onerror="window.evil=1"><script>window.evil=1</script> end')
     expect(page.locator("#talk")).to_contain_text("1 2 3", timeout=10 * SECONDS)
     assert page.evaluate("window.evil") is None
@@ -135,7 +121,7 @@ def test_html_of_the_model_stays_text(page: Page, webui: Webui) -> None:
 def test_refusal_of_the_engine_keeps_the_draft(page: Page, webui: Webui) -> None:
     """The engine's reason is shown, and the question can be sent again."""
     webui.engine.script(status=400)
-    open_page(page, webui)
+    open_page(page, webui.url)
     send(page, "my long question")
     expect(page.get_by_text("as the script says")).to_be_visible(timeout=10 * SECONDS)
     expect(page.locator("#question textarea")).to_have_value("my long question")

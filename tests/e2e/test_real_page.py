@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from e2e.conftest import Box
+from pages import SECONDS, open_page, send
 from playwright.sync_api import Page, expect
 from support import png
 
 pytestmark = [pytest.mark.real, pytest.mark.browser]
-
-SECONDS = 1000
 
 
 @pytest.fixture
@@ -21,23 +20,11 @@ def red(tmp_path: Path) -> Path:
     return path
 
 
-def open_page(page: Page, box: Box) -> None:
-    page.goto(box.url)
-    expect(page.locator("#question textarea")).to_be_visible(timeout=20 * SECONDS)
-
-
-def send(page: Page, text: str) -> None:
-    """Ask, once the field takes questions (during an answer it offers to stop)."""
-    expect(page.locator("#question button.submit-button")).to_be_visible(timeout=20 * SECONDS)
-    page.fill("#question textarea", text)
-    page.keyboard.press("Enter")
-
-
 def test_ask_about_a_picture(page: Page, box: Box, red: Path) -> None:
     """Picture on the left, question on the right: picture, thought and answer show in the talk."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    open_page(page, box)
+    open_page(page, box.url)
     expect(page.locator("#banner")).to_contain_text("Step3-VL-demo is ready", timeout=10 * SECONDS)
     expect(page.locator("#notice")).to_contain_text("Demo checkpoint")
     page.set_input_files("#pictures input[type=file]", red)
@@ -56,7 +43,7 @@ def test_ask_about_a_picture(page: Page, box: Box, red: Path) -> None:
 
 def test_two_turns(page: Page, box: Box) -> None:
     """A second question is answered below the first."""
-    open_page(page, box)
+    open_page(page, box.url)
     answers = page.get_by_text("on a GPU.")
     for count in (1, 2):
         send(page, f"question {count}")
@@ -66,13 +53,13 @@ def test_two_turns(page: Page, box: Box) -> None:
 
 def test_visitors_do_not_share_a_talk(page: Page, box: Box) -> None:
     """A new visitor sees an empty talk."""
-    open_page(page, box)
+    open_page(page, box.url)
     send(page, "a private question")
     expect(page.get_by_text("on a GPU.")).to_have_count(1, timeout=30 * SECONDS)
     browser = page.context.browser
     assert browser is not None
     other = browser.new_context().new_page()
-    open_page(other, box)
+    open_page(other, box.url)
     expect(other.locator("#talk")).not_to_contain_text("a private question")
     other.context.close()
 
@@ -81,7 +68,7 @@ def test_file_that_is_no_picture_keeps_the_draft(page: Page, box: Box, tmp_path:
     """A sentence says what is wrong; the question stays in its field."""
     broken = tmp_path / "notes.png"
     broken.write_text("this is text")
-    open_page(page, box)
+    open_page(page, box.url)
     page.set_input_files("#question input[type=file]", broken)
     thumbnails = page.locator("#question").get_by_role("listitem")
     expect(thumbnails).to_have_count(1, timeout=10 * SECONDS)

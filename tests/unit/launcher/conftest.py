@@ -15,3 +15,12 @@ def paths(tmp_path: Path) -> Paths:
     found = Paths(etc=tmp_path / "etc", run=tmp_path / "run")
     found.make_private_folders()
     return found
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is all of PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder

@@ -45,15 +45,6 @@ def test_cards_are_read_from_the_listing(listing: str, expected: list[Gpu]) -> N
     assert expected == _parse_gpus(listing)
 
 
-@pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is all of PATH."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    return folder
-
-
 def fake_nvidia_smi(folder: Path, script: str) -> Path:
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
