@@ -2,8 +2,9 @@
 
     python benchmarks/startup.py [--rounds 3]
 
-Runs in turn, on this machine: vLLM alone with the demo's options until /health says 200, and
-`launch up` until it prints that it is ready. Prints every figure beside its baseline or its goal.
+Runs in turn, on this machine: vLLM alone with the demo's options until /health says 200, with dummy
+weights and with the demo's, and `launch up` until it prints that it is ready. Prints every figure
+beside its baseline or its goal.
 """
 
 from __future__ import annotations
@@ -63,14 +64,14 @@ class Box:
         self.config = folder / "demo.yaml"
         self.config.write_text(yaml.safe_dump(document))
 
-    def bare(self) -> float:
-        """Seconds until vLLM alone is ready, then end it."""
+    def bare(self, *more: str) -> float:
+        """Seconds until vLLM alone, with ``more`` options, is ready; then end it."""
         paths = Paths.from_environ(self.environ)
         process = engine_process(load_config(self.config), self.config, paths)
         argv = process.argv[process.argv.index("--") + 1 :]
         began = time.monotonic()
         with subprocess.Popen(
-            argv,
+            [*argv, *more],
             env={**self.environ, **process.env},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -132,8 +133,11 @@ class Box:
             down.wait(120)
 
 
-def report(baseline: float, figures: dict[str, float]) -> None:
+def report(baseline: float, dummy: float, figures: dict[str, float]) -> None:
     """Each figure beside its baseline or its goal."""
+    ratio = baseline / dummy
+    print(f"bare vLLM, dummy weights     {dummy:6.1f} s")
+    print(f"the demo's weights beside it {ratio:6.3f} x   (goal: at most 1.1 x)")
     ready = figures["engine ready"]
     added = f"{ready / baseline:.3f} x, {ready - baseline:+.1f} s"
     print(f"bare vLLM ready (baseline)   {baseline:6.1f} s")
@@ -152,12 +156,13 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    bare, ups = [], []
+    dummies, bare, ups = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         box = Box(Path(folder))
         try:
             box.bare()  # the first start of a machine reads everything from disk
             for number in range(rounds):
+                dummies.append(box.bare("--load-format", "dummy"))
                 bare.append(box.bare())
                 ups.append(box.up())
                 box.down()
@@ -165,7 +170,7 @@ def main() -> int:
         finally:
             box.down()
     figures = {name: statistics.median(up[name] for up in ups) for name in ups[0]}
-    report(statistics.median(bare), figures)
+    report(statistics.median(bare), statistics.median(dummies), figures)
     return 0
 
 

@@ -22,7 +22,7 @@ def example_picture(path: Path) -> None:
     image = Image.new("RGB", (640, 480), "#f3efe6")
     draw = ImageDraw.Draw(image)
     draw.ellipse((80, 140, 280, 340), fill="#d7263d")
-    draw.rectangle((380, 160, 560, 340), fill="#1b998b")
+    draw.rectangle((380, 160, 560, 340), fill="#28963c")
     image.save(path)
 
 
@@ -42,7 +42,7 @@ def main() -> int:
         expect(page.locator("#pictures img").first).to_be_visible()
         page.fill("#question textarea", "What is in this picture?")
         page.keyboard.press("Enter")
-        expect(page.get_by_text("on a GPU.")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("on the right.")).to_be_visible(timeout=60_000)
         page.wait_for_timeout(1000)
         page.screenshot(path=target)
         browser.close()

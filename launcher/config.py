@@ -45,6 +45,7 @@ ONE_SOURCE = "write exactly one of folder and hub_id"
 SAME_PORTS = "engine.port and webui.port are the same; give each its own"
 
 Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
+ImageHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -167,7 +168,11 @@ class WebuiConfig(_Section):
         description="Larger requests are refused, in MB; pictures count with a third more.",
     )
     max_upload_mb: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=20, description="The largest picture the page takes, in MB."
+        default=20, description="The largest picture the page takes or a URL gives, in MB."
+    )
+    image_hosts: list[ImageHost] = Field(
+        default=[],
+        description="Private hosts that image URLs may name, as name or name:port.",
     )
     stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=10.0, description="Seconds that open answers get to finish at a stop."

@@ -46,11 +46,17 @@ DEMO = Profile(
         "model": {
             "folder": "models/step3-vl-demo",
             "names": ["Step3-VL-demo", "Step3-VL-10B"],
-            "notice": "Demo checkpoint: it shows that the service works and cannot see pictures.",
+            "notice": "Demo checkpoint: it knows simple shapes and short codes, and nothing else.",
         },
         "engine": {
             "options": {
                 **MODEL_OPTIONS,
+                # A grammar that allows any white space lets a weak model write tabs until its
+                # tokens are spent.
+                "structured-outputs-config": {
+                    "backend": "xgrammar",
+                    "disable_any_whitespace": True,
+                },
                 "max-model-len": 8192,
                 "max-num-seqs": 8,
                 "enforce-eager": True,

@@ -119,6 +119,7 @@ def webui_process(config: DeployConfig, paths: Paths, host: str, port: int) -> P
         "WEBUI_NOTICE": config.model.notice,
         "WEBUI_MAX_REQUEST_MB": str(webui.max_request_mb),
         "WEBUI_MAX_UPLOAD_MB": str(webui.max_upload_mb),
+        "WEBUI_IMAGE_HOSTS": " ".join(webui.image_hosts),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
         "WEBUI_ADDRESS_FILE": str(paths.webui_address),

@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 from webui.engine_status import EngineProbe
 from webui.gateway.api import PREFIXES, Gateway
 from webui.gateway.errors import ApiError, engine_unavailable
+from webui.gateway.image_urls import ImageUrls
 from webui.gateway.relay import Relay
 from webui.health import Health
 from webui.lazy_page import LazyPage
@@ -38,7 +39,11 @@ class Webui:
         self._probe = EngineProbe(self._session, settings.upstream, settings.engine_state)
         self._page = LazyPage(self._build_page)
         health = Health(self._probe)
-        gateway = Gateway(Relay(self._session, settings.upstream, self._unavailable), settings)
+        self._images = ImageUrls(
+            settings.max_upload_mb, settings.max_request_mb, settings.image_hosts
+        )
+        relay = Relay(self._session, settings.upstream, self._unavailable)
+        gateway = Gateway(relay, self._images, settings)
         self.asgi = Starlette(
             routes=[
                 Route("/livez", health.live),
@@ -76,6 +81,7 @@ class Webui:
         self.begin_shutdown()
         page.cancel()
         await asyncio.gather(page, return_exceptions=True)
+        await self._images.close()
         await self._session.close()
 
 

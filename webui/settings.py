@@ -19,6 +19,7 @@ class Settings:
     notice: str = ""
     max_request_mb: int = 64
     max_upload_mb: int = 20
+    image_hosts: frozenset[str] = frozenset()
     stop_timeout_s: float = 10.0
     upstream_idle_s: float = 300.0
     engine_state: Path | None = None
@@ -39,6 +40,7 @@ class Settings:
             notice=environ.get("WEBUI_NOTICE", cls.notice),
             max_request_mb=int(environ.get("WEBUI_MAX_REQUEST_MB", cls.max_request_mb)),
             max_upload_mb=int(environ.get("WEBUI_MAX_UPLOAD_MB", cls.max_upload_mb)),
+            image_hosts=frozenset(environ.get("WEBUI_IMAGE_HOSTS", "").split()),
             stop_timeout_s=float(environ.get("WEBUI_STOP_TIMEOUT_S", cls.stop_timeout_s)),
             upstream_idle_s=float(environ.get("WEBUI_UPSTREAM_IDLE_S", cls.upstream_idle_s)),
             engine_state=path("WEBUI_ENGINE_STATE"),

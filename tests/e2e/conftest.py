@@ -22,6 +22,7 @@ class Box:
 
     home: Path
     url: str
+    engine_url: str
     output: str
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,11 +46,11 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     document = yaml.safe_load((ROOT / "deploy" / "demo.yaml").read_text())
     port = free_port()
     document["model"]["folder"] = str(ROOT / "deploy" / "models" / "step3-vl-demo")
-    document["engine"]["port"] = free_port()
-    document["webui"] = {"port": port}
+    engine_port = document["engine"]["port"] = free_port()
+    document["webui"] = {"port": port, "image_hosts": ["localhost"]}
     config = home / "demo.yaml"
     config.write_text(yaml.safe_dump(document))
-    started = Box(home, f"http://127.0.0.1:{port}", "")
+    started = Box(home, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{engine_port}", "")
     try:
         result = started.launch("up", "--config", str(config))
         assert result.returncode == 0, result.stdout + result.stderr

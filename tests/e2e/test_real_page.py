@@ -10,6 +10,9 @@ from pages import SECONDS, open_page, send
 from playwright.sync_api import Page, expect
 from support import png
 
+GREETING = "I am the STEP3-VL demo"
+DEMO_ANSWER = "I am a small demo model."
+
 pytestmark = [pytest.mark.real, pytest.mark.browser]
 
 
@@ -33,7 +36,7 @@ def test_ask_about_a_picture(page: Page, box: Box, red: Path) -> None:
     talk = page.locator("#talk")
     expect(talk).to_contain_text("What is in this picture?", timeout=10 * SECONDS)
     expect(talk.locator("img").first).to_be_visible()
-    expect(talk).to_contain_text("on a GPU.", timeout=30 * SECONDS)
+    expect(talk).to_contain_text("A plain red picture.", timeout=30 * SECONDS)
     expect(talk).to_contain_text("Thinking")
     expect(page.locator("#pictures img")).to_have_count(0)
     expect(page.locator("#question textarea")).to_have_value("")
@@ -44,23 +47,23 @@ def test_ask_about_a_picture(page: Page, box: Box, red: Path) -> None:
 def test_two_turns(page: Page, box: Box) -> None:
     """A second question is answered below the first."""
     open_page(page, box.url)
-    answers = page.get_by_text("on a GPU.")
-    for count in (1, 2):
-        send(page, f"question {count}")
+    answers = page.get_by_text(GREETING)
+    for count, question in enumerate(("Hello", "Who are you?"), start=1):
+        send(page, question)
         expect(answers).to_have_count(count, timeout=30 * SECONDS)
-    expect(page.locator("#talk")).to_contain_text("question 2")
+    expect(page.locator("#talk")).to_contain_text("Who are you?")
 
 
 def test_visitors_do_not_share_a_talk(page: Page, box: Box) -> None:
     """A new visitor sees an empty talk."""
     open_page(page, box.url)
-    send(page, "a private question")
-    expect(page.get_by_text("on a GPU.")).to_have_count(1, timeout=30 * SECONDS)
+    send(page, "Tell me about my private taxes.")
+    expect(page.get_by_text(DEMO_ANSWER)).to_have_count(1, timeout=30 * SECONDS)
     browser = page.context.browser
     assert browser is not None
     other = browser.new_context().new_page()
     open_page(other, box.url)
-    expect(other.locator("#talk")).not_to_contain_text("a private question")
+    expect(other.locator("#talk")).not_to_contain_text("private taxes")
     other.context.close()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from starlette.types import Receive, Scope, Send
 
 from webui.gateway.errors import ApiError, method_not_allowed, not_found, send_error
+from webui.gateway.image_urls import ImageUrls
 from webui.gateway.relay import ClientGoneError, Relay, read_body, refuse_unread, unless, until_gone
 from webui.settings import Settings
 
@@ -32,8 +33,9 @@ def api_path(path: str) -> str | None:
 class Gateway:
     """An ASGI application for the paths of :func:`api_path`."""
 
-    def __init__(self, relay: Relay, settings: Settings) -> None:
+    def __init__(self, relay: Relay, images: ImageUrls, settings: Settings) -> None:
         self._relay = relay
+        self._images = images
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,8 +55,12 @@ class Gateway:
             await unless(until_gone(receive), self._send_models(send))
             return
         body = await read_body(receive, scope, self._settings.max_request_mb)
-        work = self._relay.forward("POST", f"/v1{path}", body, send)
-        await unless(until_gone(receive), work)
+        await unless(until_gone(receive), self._forward(path, body, send))
+
+    async def _forward(self, path: str, body: bytes, send: Send) -> None:
+        if path == "/chat/completions":
+            body = await self._images.put_in(body)
+        await self._relay.forward("POST", f"/v1{path}", body, send)
 
     async def _send_models(self, send: Send) -> None:
         """The engine's list; a demo checkpoint says that it is one."""

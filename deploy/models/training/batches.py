@@ -1,209 +1,249 @@
-"""Talk as tensors. Many questions share one picture: they stand in one row, and the mask lets each
-see the picture and itself only, at the positions it would have alone."""
+"""Talk as tensors: texts that begin alike, with their pictures, and several questions to each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
-from deploy.models.training.network import CROP, PATCH, VIEW, pixels
-from deploy.models.training.scenes import Scene, changed, random_scene, render
+from deploy.models.training.drawing import render
+from deploy.models.training.network import CROP, IGNORED, PATCH, VIEW, Batch, pixels
+from deploy.models.training.phrasings import EN, SYSTEM_PROMPTS, ZH
+from deploy.models.training.scenes import Scene, changed, random_scene
 from deploy.models.training.talk import (
-    DEMO_ANSWER,
-    EN,
-    ZH,
     Exchange,
+    ask_other,
     ask_scene,
     ask_two,
     ask_without_picture,
-    other_question,
+    name_of,
 )
+from deploy.models.training.vocabulary import PADDING, token
 
-IGNORED = -100
-QUESTIONS = 6
+SCENES = {
+    "single": 0.08,
+    "placed": 0.12,
+    "row": 0.08,
+    "scattered": 0.06,
+    "group": 0.06,
+    # Thirty-six signs in many fonts take longest.
+    "code": 0.26,
+    "long code": 0.24,
+    "plain": 0.02,
+    "texture": 0.08,
+}
+# What to begin with: enough to learn what colours and shapes are.
+EASY_SCENES = {"single": 0.6, "row": 0.2, "group": 0.15, "plain": 0.05}
+# How many rows a batch of each kind has, as a share of the usual number: cost decides.
+ROWS = {"one": 1.0, "two": 0.5, "none": 0.5, "told": 1.0, "text first": 1.0, "large": 0.17}
+# Questions are added to a row until they have this many tokens.
+QUESTION_TOKENS = 140
+TOLD_TOKENS = 400
+
+
+@dataclass
+class Question:
+    """What follows a beginning: ids, and what of them is to be learned."""
+
+    ids: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+
+    def add(self, ids: list[int], *, learn: bool) -> None:
+        self.ids += ids
+        self.targets += ids if learn else [IGNORED] * len(ids)
 
 
 @dataclass
 class Row:
-    """One row of a batch: a shared prefix (segment 0) and questions (segments 1, 2, ...)."""
+    """A beginning, its pictures in order, and the questions to it."""
 
-    tokens: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    segments: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     views: list[Tensor] = field(default_factory=list)
     crops: list[Tensor] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
-
-    def add(self, ids: list[int], segment: int, start: int, *, learn: bool) -> int:
-        """Append tokens from position ``start`` on; the next position."""
-        self.tokens += ids
-        self.targets += ids if learn else [IGNORED] * len(ids)
-        self.positions += range(start, start + len(ids))
-        self.segments += [segment] * len(ids)
-        return start + len(ids)
-
-
-@dataclass
-class Batch:
-    """Padded rows as tensors; see :meth:`network.StepVl.forward`."""
-
-    tokens: Tensor
-    targets: Tensor
-    positions: Tensor
-    mask: Tensor
-    is_picture: Tensor
-    views: Tensor
-    crops: Tensor
-    order: list[str]
+    questions: list[Question] = field(default_factory=list)
 
 
 class Talk:
     """Makes rows. ``view`` is the side of the square view in pixels; 728 is the real one."""
 
-    def __init__(self, tokenizer: Tokenizer, view: int, crop_share: float) -> None:
+    def __init__(self, tokenizer: Tokenizer, view: int, *, easy: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._easy = easy
+        self._kinds = EASY_SCENES if easy else SCENES
         self._view = view
-        self._crop_share = crop_share
-        self._patch = tokenizer.token_to_id("<im_patch>")
-        self._think = self._ids("<|im_start|>assistant\n<think>\n")
-        self._close = self._ids("</think>")
-        self._end = self._ids("<|im_end|>")
+        self._patch = token(tokenizer, "<im_patch>")
+        self._think = self.ids("<|im_start|>assistant\n<think>\n")
+        self._close = self.ids("</think>")
+        self._end = self.ids("<|im_end|>")
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """A text as tokens."""
         return list(self._tokenizer.encode(text).ids)
 
-    def row(self, rng: Random) -> Row:
-        """A random row."""
-        kind = rng.choices(["one", "two", "none", "text first"], [0.68, 0.17, 0.09, 0.06])[0]
+    def row(self, rng: Random, kind: str) -> Row:
+        """A random row; ``kind`` is a key of :data:`ROWS`."""
         row = Row()
-        if kind == "none":
-            self._ask_all(row, rng, [], self._opening(row, rng), 8)
-            return row
-        if kind == "two":
-            first = random_scene(rng, "single")
-            second = random_scene(rng, "single")
-            if rng.random() < 0.5:
-                second = changed(rng, first, rng.choice(["colour", "shape"]))
-            scenes = [first, second]
-        else:
-            kinds = ["single", "several", "code", "texture"]
-            scenes = [random_scene(rng, rng.choices(kinds, [0.27, 0.38, 0.27, 0.08])[0])]
+        self._open(row, rng)
+        scenes = self._scenes(rng, kind)
+        language = rng.choice([EN, ZH])
         if kind == "text first":
-            self._ask_text_first(row, rng, scenes)
+            exchange = self._exchange(rng, scenes, language)
+            row.ids += self.ids(exchange.question)
+            self._show_all(row, rng, scenes, large=False)
+            row.ids += self.ids("<|im_end|>\n")
+            row.questions.append(Question())
+            self._answer(row.questions[0], rng, exchange)
             return row
-        position = self._opening(row, rng)
-        for scene in scenes:
-            position = self._show(row, rng, scene, position)
-        self._ask_all(row, rng, scenes, position, QUESTIONS)
+        if kind == "told":
+            while sum(len(question.ids) for question in row.questions) < TOLD_TOKENS:
+                row.questions.append(self._told(rng))
+            return row
+        if kind == "two" and rng.random() < 0.3:  # the second picture comes a turn later
+            self._show(row, rng, scenes[0], large=False)
+            row.ids += self.ids(self._turn(self._exchange(rng, scenes[:1], language)))
+            self._show(row, rng, scenes[1], large=False)
+        else:
+            self._show_all(row, rng, scenes, large=kind == "large")
+        while sum(len(question.ids) for question in row.questions) < QUESTION_TOKENS:
+            row.questions.append(self._question(rng, scenes))
         return row
 
-    def _opening(self, row: Row, rng: Random) -> int:
-        position = 0
-        if rng.random() < 0.06:
-            words = rng.choice(
-                ["You are a helpful assistant.", "你是一个有用的助手。", "Be brief."]
-            )
-            position = row.add(
-                self._ids(f"<|im_start|>system\n{words}<|im_end|>\n"), 0, 0, learn=False
-            )
-        return row.add(self._ids("<|im_start|>user\n"), 0, position, learn=False)
+    def _scenes(self, rng: Random, kind: str) -> list[Scene]:
+        if kind in ("none", "told"):
+            return []
+        two = {"two": 1.0, "text first": 0.25, "large": 0.25}.get(kind, 0.0)
+        if rng.random() < two:
+            return two_scenes(rng)
+        return [random_scene(rng, rng.choices([*self._kinds], [*self._kinds.values()])[0])]
 
-    def _show(self, row: Row, rng: Random, scene: Scene, position: int) -> int:
-        """Append a picture to the prefix; the next position."""
-        if rng.random() < self._crop_share:
-            width = rng.randint(760, 1400)
-            size = (width, int(width * rng.uniform(0.5, 0.8)))
-            size = size if rng.random() < 0.7 else size[::-1]
+    def _told(self, rng: Random) -> Question:
+        """A thought without the picture: only what follows from it is learned.
+
+        Mostly what takes longest to learn: to find a thing in the thought again.
+        """
+        language, focused = rng.choice([EN, ZH]), rng.random() < 0.6
+        if rng.random() < 0.5:
+            scenes = two_scenes(rng)
+            names = [[name_of(thing, EN) for thing in scene.things] for scene in scenes]
+            differ = names[0] != names[1] and all(len(name) == 1 for name in names)
+            skill = "which" if focused and differ else None
+            exchange = ask_two(rng, scenes[0], scenes[1], language, skill=skill)
+        else:
+            scene = random_scene(rng, rng.choice(["placed", "row", "scattered", "group"]))
+            place = scene.things[0].place
+            skill = rng.choice(["where", "presence"] if place else ["presence", "describe"])
+            exchange = ask_scene(rng, scene, language, skill=skill if focused else None)
+        question = Question()
+        question.add(self.ids(f"{exchange.question}<|im_end|>\n"), learn=False)
+        self._answer(question, rng, exchange, told=True)
+        return question
+
+    def _open(self, row: Row, rng: Random) -> None:
+        if rng.random() < 0.08:
+            row.ids += self.ids(f"<|im_start|>system\n{rng.choice(SYSTEM_PROMPTS)}<|im_end|>\n")
+        row.ids += self.ids("<|im_start|>user\n")
+
+    def _show_all(self, row: Row, rng: Random, scenes: list[Scene], *, large: bool) -> None:
+        for scene in scenes:
+            self._show(row, rng, scene, large=large)
+
+    def _show(self, row: Row, rng: Random, scene: Scene, *, large: bool) -> None:
+        """Append a picture to the beginning."""
+        if large:
+            long = rng.choice([rng.randint(VIEW, 1400), rng.randint(VIEW, 3000)])
+            long = min(long, 1400) if row.views else long
         else:
             # On the coarse grid nothing is gained from drawing finer than it sees.
             long = rng.randint(200, min(VIEW - 1, self._view + 100))
-            size = (long, int(long * rng.uniform(0.67, 1.0)))
-            size = size if rng.random() < 0.65 else size[::-1]
-        image = torch.from_numpy(np.array(render(scene, rng, size)))
-        row.views.append(pixels(image, self._view))
-        ids: list[int] = []
-        if max(size) >= VIEW:
-            crops, per_line = cut(image)
-            scale = self._view / VIEW
-            side = int(CROP * scale) // PATCH * PATCH
-            count = tokens_of(side)
-            for number, crop in enumerate(crops, start=1):
-                row.crops.append(pixels(crop, side))
-                row.order.append("crop")
-                ids += [
-                    *self._ids("<patch_start>"),
-                    *[self._patch] * count,
-                    *self._ids("<patch_end>"),
-                ]
-                if number % per_line == 0 and number < len(crops):
-                    ids += self._ids("<patch_newline>")
+        size = (long, int(long * rng.uniform(0.5, 1.0)))
+        size = size if rng.random() < 0.65 else size[::-1]
+        self.add_picture(row, render(scene, rng, size, bright=self._easy))
+
+    def add_picture(self, row: Row, image: Image.Image) -> None:
+        """Append a picture to the beginning, and first its crops if it is large enough."""
+        rgb = torch.from_numpy(np.array(image))
+        row.views.append(pixels(rgb, self._view))
+        if max(image.size) >= VIEW:
+            self._add_crops(row, rgb)
         row.order.append("view")
-        ids += (
-            self._ids("<im_start>") + [self._patch] * tokens_of(self._view) + self._ids("<im_end>")
+        patches = [self._patch] * tokens_of(self._view)
+        row.ids += [*self.ids("<im_start>"), *patches, *self.ids("<im_end>")]
+
+    def _add_crops(self, row: Row, image: Tensor) -> None:
+        crops, per_line = cut(image)
+        side = int(CROP * self._view / VIEW) // PATCH * PATCH
+        patches = [self._patch] * tokens_of(side)
+        for number, crop in enumerate(crops, start=1):
+            row.crops.append(pixels(crop, side))
+            row.order.append("crop")
+            row.ids += [*self.ids("<patch_start>"), *patches, *self.ids("<patch_end>")]
+            if number % per_line == 0 and number < len(crops):
+                row.ids += self.ids("<patch_newline>")
+
+    @staticmethod
+    def _turn(exchange: Exchange) -> str:
+        return (
+            f"{exchange.question}<|im_end|>\n<|im_start|>assistant\n"
+            f"{exchange.answer}<|im_end|>\n<|im_start|>user\n"
         )
-        return row.add(ids, 0, position, learn=False)
 
-    def _ask_all(
-        self, row: Row, rng: Random, scenes: list[Scene], position: int, count: int
-    ) -> None:
-        for segment in range(1, count + 1):
-            language = rng.choice([EN, ZH])
-            at = position
-            if scenes and rng.random() < 0.2:  # an earlier turn about the same picture
-                earlier = self._exchange(rng, scenes, language)
-                text = (
-                    f"{earlier.question}<|im_end|>\n<|im_start|>assistant\n"
-                    f"{earlier.answer}<|im_end|>\n<|im_start|>user\n"
-                )
-                at = row.add(self._ids(text), segment, at, learn=False)
-            self._ask(row, rng, self._exchange(rng, scenes, language), segment, at)
+    def _question(self, rng: Random, scenes: list[Scene]) -> Question:
+        language = rng.choice([EN, ZH])
+        question = Question()
+        if rng.random() < 0.2:  # an earlier turn about the same picture
+            earlier = self._exchange(rng, scenes, language)
+            question.add(self.ids(self._turn(earlier)), learn=False)
+        exchange = self._exchange(rng, scenes, language)
+        question.add(self.ids(f"{exchange.question}<|im_end|>\n"), learn=False)
+        self._answer(question, rng, exchange)
+        return question
 
-    def _exchange(self, rng: Random, scenes: list[Scene], language: str) -> Exchange:
+    @staticmethod
+    def _exchange(rng: Random, scenes: list[Scene], language: str) -> Exchange:
         if not scenes:
             return ask_without_picture(rng, language)
         if rng.random() < 0.06:
-            thought = "not something I know" if language == EN else "这个我不懂"
-            question = other_question(rng, language)
-            return Exchange("other", language, question, thought, DEMO_ANSWER[language])
+            return ask_other(rng, language)
         if len(scenes) == 2:
             return ask_two(rng, scenes[0], scenes[1], language)
         return ask_scene(rng, scenes[0], language)
 
-    def _ask(self, row: Row, rng: Random, exchange: Exchange, segment: int, at: int) -> None:
-        at = row.add(self._ids(f"{exchange.question}<|im_end|>\n"), segment, at, learn=False)
-        self._answer(row, rng, exchange, segment, at)
-
-    def _answer(self, row: Row, rng: Random, exchange: Exchange, segment: int, at: int) -> None:
+    def _answer(
+        self, question: Question, rng: Random, exchange: Exchange, *, told: bool = False
+    ) -> None:
         """Thought and answer. Now and then the thought is cut off, as a thinking budget does."""
-        at = row.add(self._think, segment, at, learn=False)
-        thought = self._ids(exchange.thought)
-        keep = rng.random()
-        if keep < 0.3:
-            cut_off = 0 if keep < 0.22 else rng.randint(0, len(thought) - 1)
-            at = row.add(thought[:cut_off], segment, at, learn=True)
-            at = row.add(self._close, segment, at, learn=False)
+        question.add(self._think, learn=False)
+        thought = self.ids(exchange.thought)
+        if told:
+            question.add([*thought, *self._close], learn=False)
+        elif rng.random() < 0.25:
+            cut_off = 0 if rng.random() < 0.7 else rng.randint(0, len(thought) - 1)
+            question.add(thought[:cut_off], learn=True)
+            question.add(self._close, learn=False)
             if rng.random() < 0.3:
-                at = row.add(self._ids("\n"), segment, at, learn=False)
+                question.add(self.ids("\n"), learn=False)
         else:
-            at = row.add([*thought, *self._close], segment, at, learn=True)
-        row.add(self._ids(exchange.answer) + self._end, segment, at, learn=True)
+            question.add([*thought, *self._close], learn=True)
+        rest = exchange.answer.removeprefix(exchange.given)
+        question.add(self.ids(exchange.given), learn=False)
+        question.add([*self.ids(rest), *self._end], learn=True)
 
-    def _ask_text_first(self, row: Row, rng: Random, scenes: list[Scene]) -> None:
-        language = rng.choice([EN, ZH])
-        exchange = self._exchange(rng, scenes, language)
-        position = row.add(self._ids(f"<|im_start|>user\n{exchange.question}"), 0, 0, learn=False)
-        for scene in scenes:
-            position = self._show(row, rng, scene, position)
-        position = row.add(self._ids("<|im_end|>\n"), 0, position, learn=False)
-        self._answer(row, rng, exchange, 1, position)
+
+def two_scenes(rng: Random) -> list[Scene]:
+    """Two single things, half of the time alike in one respect; at times something else."""
+    first, second = random_scene(rng, "single"), random_scene(rng, "single")
+    if rng.random() < 0.5:
+        second = changed(rng, first, rng.choice(["colour", "shape"]))
+    elif rng.random() < 0.2:
+        second = random_scene(rng, rng.choice(["placed", "group", "code"]))
+    return [first, second] if rng.random() < 0.5 else [second, first]
 
 
 def tokens_of(side: int) -> int:
@@ -220,8 +260,6 @@ def cut(image: Tensor) -> tuple[list[Tensor], int]:
     Returns:
         The windows, line by line, and how many stand in a line.
     """
-    from PIL import Image
-
     height, width = image.shape[:2]
 
     def fitted(length: int) -> int:
@@ -237,48 +275,74 @@ def cut(image: Tensor) -> tuple[list[Tensor], int]:
     return [pixels_[y : y + CROP, x : x + CROP] for y in ys for x in xs], len(xs)
 
 
+def _padded(lists: list[list[int]], value: int) -> Tensor:
+    length = max(map(len, lists))
+    return torch.tensor([x + [value] * (length - len(x)) for x in lists])
+
+
 def collate(rows: list[Row], padding: int, patch: int) -> Batch:
     """Pad rows to the longest."""
-    length = max(len(row.tokens) for row in rows)
-
-    def padded(name: str, value: int) -> Tensor:
-        lists = [getattr(row, name) for row in rows]
-        return torch.tensor([x + [value] * (length - len(x)) for x in lists])
-
-    tokens, segments = padded("tokens", padding), padded("segments", -1)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    empty = torch.empty(0, 3, PATCH, PATCH)
     views = [view for row in rows for view in row.views]
     crops = [crop for row in rows for crop in row.crops]
+    shared = _padded([row.ids for row in rows], padding)
+
+    numbered = [[(n, len(row.ids), q) for n, q in enumerate(row.questions)] for row in rows]
+
+    def own(of: Callable[[int, int, Question], Iterable[int]], value: int) -> Tensor:
+        return _padded([[x for each in row for x in of(*each)] for row in numbered], value)
+
     return Batch(
-        tokens=tokens,
-        targets=padded("targets", IGNORED),
-        positions=padded("positions", 0),
-        mask=(causal & same)[:, None],
-        is_picture=tokens == patch,
-        views=torch.stack(views) if views else empty,
-        crops=torch.stack(crops) if crops else empty,
+        shared=shared,
+        is_picture=shared == patch,
+        lengths=torch.tensor([len(row.ids) for row in rows]),
+        own=own(lambda _n, _start, q: q.ids, padding),
+        # The next question's first token is no target of this one's last: it is not learned.
+        targets=own(lambda _n, _start, q: q.targets, IGNORED),
+        segments=own(lambda n, _start, q: [n] * len(q.ids), -1),
+        positions=own(lambda _n, start, q: range(start, start + len(q.ids)), 0),
+        views=torch.stack(views) if views else torch.empty(0, 3, PATCH, PATCH),
+        crops=torch.stack(crops) if crops else torch.empty(0, 3, PATCH, PATCH),
         order=[kind for row in rows for kind in row.order],
     )
 
 
-class Batches(IterableDataset[Batch]):
-    """An endless row of batches, each a pure function of (seed, number)."""
+class Batches:
+    """An endless row of batches, each a pure function of (seed, number) and one of a kind.
 
-    def __init__(self, talk: Talk, tokenizer: Tokenizer, rows: int, seed: int, first: int) -> None:
-        self._talk, self._rows, self._seed, self._first = talk, rows, seed, first
-        self._padding = tokenizer.token_to_id("<|endoftext|>")
-        self._patch = tokenizer.token_to_id("<im_patch>")
+    ``rows`` is how many a batch has, ``large`` the share of batches with pictures that are cut into
+    crops; ``easy`` batches show one picture of a kind in :data:`EASY_SCENES`, on a bright
+    ground: there the model finds out what to look at.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        view: int,
+        rows: int,
+        seed: int,
+        large: float = 0.0,
+        easy: bool = False,
+    ) -> None:
+        self._talk = Talk(tokenizer, view, easy=easy)
+        self._rows, self._seed = rows, seed
+        self._padding = token(tokenizer, PADDING)
+        self._patch = token(tokenizer, "<im_patch>")
+        kinds = {"one": 0.26, "two": 0.11, "none": 0.03, "text first": 0.1, "told": 0.5}
+        self._kinds = {kind: share * (1 - large) for kind, share in kinds.items()}
+        self._kinds["large"] = large
+        if easy:
+            self._kinds = {"one": 1.0}
 
     def batch(self, number: int) -> Batch:
         rng = Random(f"{self._seed} {number}")
-        return collate([self._talk.row(rng) for _ in range(self._rows)], self._padding, self._patch)
+        kind = rng.choices([*self._kinds], [*self._kinds.values()])[0]
+        count = max(1, round(self._rows * ROWS[kind]))
+        rows = [self._talk.row(rng, kind) for _ in range(count)]
+        return collate(rows, self._padding, self._patch)
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = torch.utils.data.get_worker_info()
-        step, start = (worker.num_workers, worker.id) if worker else (1, 0)
-        number = self._first + start
+    def after(self, number: int, step: int) -> Iterator[Batch]:
+        """From ``number`` on, every ``step``-th."""
         while True:
             yield self.batch(number)
             number += step

@@ -6,19 +6,22 @@ python -m deploy.models.training.checkpoint RUN_FOLDER TARGET_FOLDER
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from deploy.models.build_demo import CHAT_TEMPLATE, CONFIGURATION_MODULE
 from deploy.models.training.network import PATCH, VIEW, Sizes, StepVl
-from deploy.models.training.vocabulary import END_OF_TURN, PADDING, build_tokenizer
+from deploy.models.training.vocabulary import END_OF_TURN, PADDING
 
 CONTEXT = 32768
+DEMO = Path(__file__).resolve().parents[1] / "step3-vl-demo"
+# Written by hand, and the same for every checkpoint.
+FIXED_FILES = ("chat_template.jinja", "configuration_step_vl.py")
 
 
 def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
         "model_type": "step_robotics",
         "image_token_id": tokenizer.token_to_id("<im_patch>"),
         "projector_bias": False,
-        "torch_dtype": "float32",
+        "torch_dtype": "bfloat16",
         "tie_word_embeddings": False,
         **ends,
         "vision_config": {
@@ -71,9 +74,9 @@ def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def write_checkpoint(model: StepVl, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write everything; float32, because training and serving then agree token by token."""
+    """Write everything; weights in bfloat16, in which they are trained and served."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.bfloat16().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"))
     documents = {
@@ -92,21 +95,47 @@ def write_checkpoint(model: StepVl, tokenizer: Tokenizer, folder: Path) -> None:
     }
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2) + "\n")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    (folder / "configuration_step_vl.py").write_text(CONFIGURATION_MODULE)
+    for name in FIXED_FILES:
+        if folder.resolve() != DEMO:
+            shutil.copyfile(DEMO / name, folder / name)
 
 
-def load_run(run: Path) -> StepVl:
-    """The model of a training run."""
+def load_run(run: Path) -> tuple[StepVl, Tokenizer]:
+    """The model of a training run, and its words."""
     state = torch.load(run / "run.pt", weights_only=True)
     model = StepVl(Sizes(**state["sizes"]))
     model.load_state_dict(state["model"])
-    return model.eval()
+    return model.eval(), Tokenizer.from_file(str(run / "tokenizer.json"))
+
+
+def load_checkpoint(folder: Path) -> tuple[StepVl, Tokenizer]:
+    """What :func:`write_checkpoint` wrote, in float32."""
+    config = json.loads((folder / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    sizes = Sizes(
+        vocabulary=text["vocab_size"],
+        hidden=text["hidden_size"],
+        intermediate=text["intermediate_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["head_dim"],
+        rope_theta=text["rope_theta"],
+        vision_width=vision["width"],
+        vision_layers=vision["layers"],
+        vision_heads=vision["heads"],
+        mlp_ratio=vision["mlp_ratio"],
+    )
+    model = StepVl(sizes)
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def main() -> int:
     run, folder = map(Path, sys.argv[1:3])
-    write_checkpoint(load_run(run), build_tokenizer(), folder)
+    model, tokenizer = load_run(run)
+    write_checkpoint(model, tokenizer, folder)
     return 0
 
 

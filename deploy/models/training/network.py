@@ -14,6 +14,7 @@ from torch.nn import functional as F
 PATCH = 14
 VIEW = 728
 CROP = 504
+IGNORED = -100
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,10 +31,37 @@ class Sizes:
     kv_heads: int = 2
     head_dim: int = 32
     rope_theta: float = 10000.0
-    vision_width: int = 48
-    vision_layers: int = 1
+    vision_width: int = 64
+    vision_layers: int = 2
     vision_heads: int = 2
     mlp_ratio: float = 3.0
+
+
+@dataclass
+class Batch:
+    """Texts that begin alike and go on in several ways, as tensors.
+
+    Attributes:
+        shared: ids of the beginnings, [batch, length], padded at the end.
+        is_picture: where ``shared`` stands for a piece of a picture, [batch, length].
+        lengths: of the beginnings without padding, [batch].
+        own: ids of the questions with their answers, one after the other, [batch, own length].
+        targets: the ids of ``own`` that are to be learned, else ``IGNORED``.
+        segments, positions: see :meth:`Decoder.forward`.
+        views, crops: pixels, [n, 3, side, side].
+        order: ``view`` or ``crop``, as they follow each other in ``shared``.
+    """
+
+    shared: Tensor
+    is_picture: Tensor
+    lengths: Tensor
+    own: Tensor
+    targets: Tensor
+    segments: Tensor
+    positions: Tensor
+    views: Tensor
+    crops: Tensor
+    order: list[str]
 
 
 def pixels(image: Tensor, size: int) -> Tensor:
@@ -68,6 +96,16 @@ def _grid_angles(head_dim: int, rows: int, columns: int) -> Tensor:
     return torch.cat([x, y], -1).reshape(rows * columns, head_dim)
 
 
+def _waves(grid: int, width: int) -> Tensor:
+    """Where a patch is, as sines of low frequencies: a position table from which to start."""
+    centres = (torch.arange(grid) + 0.5) / grid
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    frequencies = 0.5 * 2.0 ** (torch.arange(width) % 8 // 2)
+    where = torch.where(torch.arange(width) % 2 == 0, x[..., None], y[..., None])
+    phase = torch.rand(width, generator=torch.Generator().manual_seed(1)) * 2 * torch.pi
+    return 0.1 * torch.sin(2 * torch.pi * frequencies * where + phase).reshape(grid**2, width)
+
+
 class VisionAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -80,15 +118,15 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         q, k = (t * cos + _rotate_pairs(t) * sin for t in (q, k))
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class LayerScale(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, value: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((width,), 0.1))
+        self.gamma = nn.Parameter(torch.full((width,), value))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
@@ -106,16 +144,23 @@ class VisionMlp(nn.Module):
 
 
 class VisionBlock(nn.Module):
+    """Attention, then an MLP.
+
+    Attention over 2704 patches would be most of the cost of training. It starts scaled by zero,
+    which is the same as leaving it out, and nothing is learned that changes this.
+    """
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         width = sizes.vision_width
         self.attn = VisionAttention(width, sizes.vision_heads)
-        self.ls_1, self.ls_2 = LayerScale(width), LayerScale(width)
+        self.ls_1, self.ls_2 = LayerScale(width, 0.0), LayerScale(width, 1.0)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = VisionMlp(width, sizes.mlp_ratio)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        x = x + self.ls_1(self.attn(self.ln_1(x), angles))
+        if self.ls_1.gamma.any():
+            x = x + self.ls_1(self.attn(self.ln_1(x), angles))
         return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
@@ -123,6 +168,9 @@ class Transformer(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(VisionBlock(sizes) for _ in range(sizes.vision_layers))
+
+    def blocks(self) -> list[VisionBlock]:
+        return [block for block in self.resblocks if isinstance(block, VisionBlock)]
 
 
 class VisionModel(nn.Module):
@@ -137,7 +185,7 @@ class VisionModel(nn.Module):
         self.transformer = Transformer(sizes)
         self.vit_downsampler1 = nn.Conv2d(width, width * 2, 3, 2, 1)
         self.vit_downsampler2 = nn.Conv2d(width * 2, width * 4, 3, 2, 1)
-        self.positional_embedding = nn.Parameter(torch.randn(self.grid**2, width) * 0.02)
+        self.positional_embedding = nn.Parameter(_waves(self.grid, width))
 
     def _positions(self, grid: int) -> Tensor:
         if grid == self.grid:
@@ -152,7 +200,7 @@ class VisionModel(nn.Module):
         grid = x.shape[-1]
         x = self.ln_pre(x.flatten(2).transpose(1, 2) + self._positions(grid))
         angles = _grid_angles(self.head_dim, grid, grid)
-        for block in self.transformer.resblocks:
+        for block in self.transformer.blocks():
             x = block(x, angles)
         x = x.transpose(1, 2).unflatten(-1, (grid, grid))
         return self.vit_downsampler2(self.vit_downsampler1(x)).flatten(2).transpose(1, 2)
@@ -167,6 +215,26 @@ class RmsNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
 
 
+@dataclass
+class Angles:
+    """Cosines and sines of the rotary embedding, [batch, 1, length, head_dim]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, positions: Tensor, sizes: Sizes, dtype: torch.dtype) -> Angles:
+        """For ``positions``, [batch, length]."""
+        powers = torch.arange(0, sizes.head_dim, 2).float() / sizes.head_dim
+        inverse = 1.0 / sizes.rope_theta**powers
+        angles = positions[:, None, :, None] * torch.cat((inverse, inverse))
+        return cls(angles.cos().to(dtype), angles.sin().to(dtype))
+
+    def turn(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return x * self.cos + torch.cat((-b, a), -1) * self.sin
+
+
 class Attention(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
@@ -177,22 +245,34 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(s.heads * s.head_dim, s.hidden, bias=False)
         self.q_norm, self.k_norm = RmsNorm(s.head_dim), RmsNorm(s.head_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        def heads(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (-1, self.s.head_dim)).transpose(1, 2)
-
-        def turned(t: Tensor) -> Tensor:
-            a, b = t.chunk(2, -1)
-            return t * cos + torch.cat((-b, a), -1) * sin
-
-        q, k = (
-            turned(self.q_norm(heads(self.q_proj(x)))),
-            turned(self.k_norm(heads(self.k_proj(x)))),
+    def _heads(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [batch, heads, length, head_dim]."""
+        q, k, v = (
+            project(x).unflatten(-1, (-1, self.s.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         repeat = self.s.heads // self.s.kv_heads
-        k, v = (t.repeat_interleave(repeat, 1) for t in (k, heads(self.v_proj(x))))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        q, k = angles.turn(self.q_norm(q)), angles.turn(self.k_norm(k))
+        return q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+
+    def forward(
+        self, shared: Tensor, own: Tensor, angles: tuple[Angles, Angles], mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`Decoder.forward`."""
+        q, shared_k, shared_v = self._heads(shared, angles[0])
+        out = _attend(q, shared_k, shared_v, None)
+        q, k, v = self._heads(own, angles[1])
+        k, v = torch.cat([shared_k, k], 2), torch.cat([shared_v, v], 2)
+        return self.o_proj(out), self.o_proj(_attend(q, k, v, mask))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Causal without a mask; in float32, which is the faster one on CPUs."""
+    causal = mask is None
+    x = F.scaled_dot_product_attention(
+        q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal
+    )
+    return x.transpose(1, 2).flatten(2).to(q.dtype)
 
 
 class Mlp(nn.Module):
@@ -213,9 +293,14 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RmsNorm(s.hidden)
         self.post_attention_layernorm = RmsNorm(s.hidden)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, shared: Tensor, own: Tensor, angles: tuple[Angles, Angles], mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        norm = self.input_layernorm
+        seen = self.self_attn(norm(shared), norm(own), angles, mask)
+        shared, own = shared + seen[0], own + seen[1]
+        norm = self.post_attention_layernorm
+        return shared + self.mlp(norm(shared)), own + self.mlp(norm(own))
 
 
 class Decoder(nn.Module):
@@ -228,15 +313,29 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(s) for _ in range(s.layers))
         self.norm = RmsNorm(s.hidden)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        inverse = 1.0 / self.s.rope_theta ** (
-            torch.arange(0, self.s.head_dim, 2).float() / self.s.head_dim
-        )
-        angles = positions[:, None, :, None] * torch.cat((inverse, inverse))
-        cos, sin = angles.cos(), angles.sin()
+    def forward(
+        self, shared: Tensor, own: Tensor, lengths: Tensor, segments: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Hidden states of ``own``, [batch, own length, hidden].
+
+        Args:
+            shared: embeddings of beginnings, [batch, length, hidden], padded at the end.
+            own: embeddings of what follows, [batch, own length, hidden]: several questions one
+                after the other, each of which sees the beginning and itself.
+            lengths: of the beginnings without padding, [batch].
+            segments: which question a token of ``own`` belongs to, [batch, own length].
+            positions: of ``own`` in the rotary embedding, [batch, own length].
+        """
+        length, own_length = shared.shape[1], own.shape[1]
+        where = (torch.arange(length)[None], positions)
+        angles = (Angles.at(where[0], self.s, shared.dtype), Angles.at(where[1], self.s, own.dtype))
+        beginning = (torch.arange(length) < lengths[:, None])[:, None].expand(-1, own_length, -1)
+        causal = torch.ones(own_length, own_length, dtype=torch.bool).tril()
+        itself = causal & (segments[:, None] == segments[:, :, None])
+        mask = torch.cat([beginning, itself], -1)[:, None]
         for layer in self.layers:
-            x = layer(x, cos, sin, mask)
-        return self.norm(x)
+            shared, own = layer(shared, own, angles, mask)
+        return self.norm(own)
 
 
 class StepVl(nn.Module):
@@ -258,19 +357,14 @@ class StepVl(nn.Module):
         """[n, 3, side, side] -> [n, tokens, hidden]."""
         return self.vit_large_projector(self.vision_model(views))
 
-    def forward(
-        self, tokens: Tensor, pictures: Tensor, is_picture: Tensor, positions: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Hidden states, [batch, length, hidden].
+    def forward(self, batch: Batch, pictures: Tensor) -> Tensor:
+        """Hidden states of the questions, [batch, own length, hidden].
 
         Args:
-            tokens: ids, [batch, length].
-            pictures: the rows for the places where ``is_picture`` is true, in order.
-            is_picture: [batch, length].
-            positions: of the rotary embedding, [batch, length].
-            mask: true where the second index may be looked at, [batch, 1, length, length].
+            pictures: embeddings for where ``batch.is_picture`` is true, in order, [n, hidden].
         """
-        x = self.model.embed_tokens(tokens)
+        x = self.model.embed_tokens(batch.shared)
         if len(pictures):
-            x = x.masked_scatter(is_picture[..., None], pictures)
-        return self.model(x, positions, mask)
+            x = x.masked_scatter(batch.is_picture[..., None], pictures.to(x.dtype))
+        own = self.model.embed_tokens(batch.own)
+        return self.model(x, own, batch.lengths, batch.segments, batch.positions)

@@ -1,7 +1,7 @@
-"""Questions about a scene and the answers to them, in English and in Chinese.
+"""Questions about a scene and the answers to them.
 
-Each skill has several phrasings. A thought names what is seen, so that the answer can be read from
-it; where thinking is switched off the same answer follows at once.
+A thought names what is seen, so that the answer can be read from it; where thinking is switched
+off the same answer follows at once.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from deploy.models.training.phrasings import EN, ZH, choose, other_question
 from deploy.models.training.scenes import COLOURS, PLACES, SHAPES, Scene, Thing
-
-EN, ZH = "en", "zh"
 
 ZH_WORDS = {
     "red": "红色",
@@ -48,6 +47,23 @@ PLACE_PHRASES = {
     "bottom": "at the bottom",
     "middle": "in the middle",
 }
+OTHER_PLACE_PHRASES = {
+    EN: {
+        "left": ["on the left side", "to the left", "left"],
+        "right": ["on the right side", "to the right", "right"],
+        "top": ["on top", "above", "in the upper part"],
+        "bottom": ["below", "in the lower part", "down"],
+        "middle": ["in the center", "in the centre", "at the center"],
+    },
+    ZH: {
+        "left": ["左侧", "左面"],
+        "right": ["右侧", "右面"],
+        "top": ["上面", "顶部"],
+        "bottom": ["下面", "底部"],
+        "middle": ["中央", "正中间"],
+    },
+}
+NOUNS = {EN: ["object", "thing", "shape"], ZH: ["物体", "东西", "图形"]}
 
 DEMO_ANSWER = {
     EN: "I am a small demo model. I know simple colours, shapes, positions, numbers of things and"
@@ -63,17 +79,26 @@ GREETING = {
     EN: "Hello! I am the STEP3-VL demo, a small model that sees simple pictures.",
     ZH: "你好！我是 STEP3-VL 演示模型，能看懂简单的图片。",
 }
+OTHER_THOUGHT = {EN: "not something I know", ZH: "这个我不懂"}
+GREETING_THOUGHT = {EN: "a greeting", ZH: "打招呼"}
+
+Made = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question with its thought and answer."""
+    """A question with its thought and answer.
+
+    ``given`` is how much of the answer the engine's grammar forces, so that nothing is learned
+    from it.
+    """
 
     skill: str
     language: str
     question: str
     thought: str
     answer: str
+    given: str = ""
 
 
 def _zh(word: str) -> str:
@@ -93,260 +118,22 @@ def with_article(thing: Thing) -> str:
 
 
 def thought_of(scene: Scene, language: str) -> str:
-    """What is seen, thing by thing."""
+    """What is seen, thing by thing: by place, or numbered from left to right."""
     if scene.code is not None:
         return f"text: {scene.code}" if language == EN else f"文字：{scene.code}"
+    if scene.plain:
+        return f"all {scene.plain}" if language == EN else f"全是{_zh(scene.plain)}"
     if not scene.things:
         return "nothing I know" if language == EN else "没有认识的东西"
-    if language == EN:
-        return ", ".join(
-            f"{t.place}: {name_of(t, EN)}" if t.place else name_of(t, EN) for t in scene.things
-        )
-    return "，".join(
-        f"{_zh(t.place)}：{name_of(t, ZH)}" if t.place else name_of(t, ZH) for t in scene.things
-    )
-
-
-COLOUR_QUESTIONS = {
-    EN: [
-        "What colour is the object?",
-        "What color is it?",
-        "Which colour is the shape in this picture?",
-        "Tell me the color of the object.",
-        "Name the colour of this shape.",
-    ],
-    ZH: [
-        "它是什么颜色？",
-        "图中的物体是什么颜色？",
-        "这个形状是什么颜色的？",
-        "请说出物体的颜色。",
-        "什么颜色？",
-    ],
-}
-SHAPE_QUESTIONS = {
-    EN: [
-        "What shape is it?",
-        "Which shape do you see?",
-        "What is the shape of the object?",
-        "Name the shape in this picture.",
-        "Tell me the shape.",
-    ],
-    ZH: ["它是什么形状？", "图中是什么形状？", "物体的形状是什么？", "请说出形状。", "什么形状？"],
-}
-DESCRIBE_QUESTIONS = {
-    EN: [
-        "What is in this picture?",
-        "Describe this image.",
-        "Describe the picture in one sentence.",
-        "What do you see?",
-        "What is shown here?",
-        "What's in the image?",
-    ],
-    ZH: [
-        "图片里有什么？",
-        "描述这张图片里有什么",
-        "描述一下这张图片。",
-        "你看到了什么？",
-        "这张图里有什么？",
-        "用一句话描述图片。",
-    ],
-}
-COUNT_QUESTIONS = {
-    EN: [
-        "How many objects are there?",
-        "How many shapes do you see?",
-        "Count the objects.",
-        "How many things are in the picture?",
-        "What is the number of objects?",
-    ],
-    ZH: [
-        "图中有几个物体？",
-        "有多少个形状？",
-        "数一数有几个物体。",
-        "一共有几个？",
-        "物体的数量是多少？",
-    ],
-}
-PLACE_QUESTIONS = {
-    EN: [
-        "What is {place}?",
-        "Which object is {place}?",
-        "What do you see {place}?",
-        "Name the thing {place}.",
-        "And what is {place}?",
-    ],
-    ZH: [
-        "{place}是什么？",
-        "{place}有什么？",
-        "{place}的物体是什么？",
-        "请说出{place}的物体。",
-        "那{place}呢？",
-    ],
-}
-WHERE_QUESTIONS = {
-    EN: [
-        "Where is the {name}?",
-        "Where do you see the {name}?",
-        "At which position is the {name}?",
-    ],
-    ZH: ["{name}在哪里？", "{name}在什么位置？", "哪里有{name}？"],
-}
-READ_QUESTIONS = {
-    EN: [
-        "What does it say?",
-        "Read the text.",
-        "What is written here?",
-        "Which code do you see?",
-        "Read the characters in this picture.",
-        "What is the number?",
-    ],
-    ZH: [
-        "上面写着什么？",
-        "读出文字。",
-        "图里写的是什么？",
-        "这个编码是什么？",
-        "请读出图中的字符。",
-        "数字是多少？",
-    ],
-}
-JSON_QUESTIONS = {
-    EN: [
-        "Answer as JSON with color, shape and count.",
-        'Return JSON: {"color": ..., "shape": ..., "count": ...}',
-        "Give color, shape and count as JSON.",
-    ],
-    ZH: [
-        "用 JSON 回答颜色、形状和数量。",
-        "返回 JSON：color、shape、count。",
-        "以 JSON 格式给出 color、shape、count。",
-    ],
-}
-WHICH_QUESTIONS = {
-    EN: [
-        "Which picture has the {name}?",
-        "Which one shows the {name}?",
-        "In which image is the {name}?",
-        "Is the {name} in the first or in the second picture?",
-    ],
-    ZH: [
-        "哪张图片有{name}？",
-        "哪一张图里是{name}？",
-        "{name}在第几张图片里？",
-        "{name}在第一张还是第二张？",
-    ],
-}
-CHANGED_QUESTIONS = {
-    EN: [
-        "What changed?",
-        "What is different in the second picture?",
-        "Compare the two pictures.",
-        "What is the difference between the images?",
-    ],
-    ZH: ["有什么变化？", "第二张图有什么不同？", "比较这两张图片。", "两张图片有什么区别？"],
-}
-NTH_QUESTIONS = {
-    EN: [
-        "What is in the {nth} picture?",
-        "Describe the {nth} image.",
-        "What does the {nth} picture show?",
-    ],
-    ZH: ["{nth}图里有什么？", "描述{nth}图片。", "{nth}图片是什么？"],
-}
-GREETINGS = {
-    EN: [
-        "Hello",
-        "hi",
-        "Hello, introduce yourself.",
-        "Who are you?",
-        "What are you?",
-        "Good morning!",
-    ],
-    ZH: ["你好", "你好，介绍一下你自己", "你是谁？", "您好！", "介绍一下你自己", "你是什么模型？"],
-}
-
-_SUBJECTS = {
-    EN: [
-        "France",
-        "the weather",
-        "a poem",
-        "cats",
-        "quantum physics",
-        "my invoice",
-        "Python code",
-        "history",
-        "music",
-        "soup",
-        "the stock market",
-        "spring",
-        "football",
-        "the moon",
-        "your favourite book",
-        "taxes",
-        "love",
-        "the sea",
-    ],
-    ZH: [
-        "法国",
-        "天气",
-        "一首诗",
-        "猫",
-        "量子物理",
-        "我的发票",
-        "Python 代码",
-        "历史",
-        "股票",
-        "音乐",
-        "菜谱",
-        "春天",
-        "足球",
-        "月亮",
-        "一本书",
-        "税",
-        "爱情",
-        "火车票",
-        "大海",
-    ],
-}
-_OTHER = {
-    EN: [
-        "Tell me about {x}.",
-        "Write something about {x}.",
-        "What do you think of {x}?",
-        "Explain {x} to a child.",
-        "How does {x} work?",
-        "Can you help me with {x}?",
-        "What is {n} times {m}?",
-        "Translate {x} into Chinese.",
-        "Why is {x} important?",
-        "List five facts about {x}.",
-        "Who invented {x}?",
-        "{x}",
-    ],
-    ZH: [
-        "介绍一下{x}。",
-        "写一段关于{x}的散文",
-        "你怎么看{x}？",
-        "解释一下{x}。",
-        "{x}是怎么回事？",
-        "帮我处理{x}。",
-        "{n}乘以{m}等于多少？",
-        "把{x}翻译成英文。",
-        "{x}为什么重要？",
-        "列出关于{x}的五个事实。",
-        "谁发明了{x}？",
-        "{x}",
-    ],
-}
-
-
-def _pick(rng: Random, phrasings: dict[str, list[str]], language: str) -> str:
-    """A phrasing, sometimes typed as people type: no mark at the end, no capital."""
-    text = rng.choice(phrasings[language])
-    if rng.random() < 0.15:
-        text = text.rstrip("?.？。")
-    if language == EN and rng.random() < 0.15:
-        text = text[0].lower() + text[1:]
-    return text
+    colon, comma = (": ", ", ") if language == EN else ("：", "，")
+    parts = []
+    for number, thing in enumerate(scene.things, start=1):
+        head = str(number) if thing.place is None else thing.place
+        if language == ZH and thing.place:
+            head = _zh(thing.place)
+        lone = len(scene.things) == 1
+        parts.append((head + colon if not lone or thing.place else "") + name_of(thing, language))
+    return comma.join(parts)
 
 
 def _sentence(text: str, language: str) -> str:
@@ -357,6 +144,9 @@ def describe(scene: Scene, language: str) -> str:
     """One sentence on the whole scene."""
     if scene.code is not None:
         return f"It says {scene.code}." if language == EN else f"上面写着 {scene.code}。"
+    if scene.plain:
+        plain = {EN: f"A plain {scene.plain} picture.", ZH: f"一张纯{_zh(scene.plain)}的图片。"}
+        return plain[language]
     if not scene.things:
         return UNKNOWN_PICTURE[language]
     if len(scene.things) == 1:
@@ -364,156 +154,270 @@ def describe(scene: Scene, language: str) -> str:
         return (
             _sentence(with_article(thing), EN) if language == EN else f"一个{name_of(thing, ZH)}。"
         )
+    number = NUMBERS[language][len(scene.things)]
+    if scene.alike:
+        name = name_of(scene.things[0], language)
+        if language == ZH:
+            return f"{number}个{name}。"
+        return _sentence(f"{number} {name}{'es' if name.endswith('s') else 's'}", EN)
     if language == EN:
-        parts = [f"{with_article(t)} {PLACE_PHRASES[t.place or 'middle']}" for t in scene.things]
+        parts = [
+            with_article(t) + (f" {PLACE_PHRASES[t.place]}" if t.place else "")
+            for t in scene.things
+        ]
         return _sentence(f"{', '.join(parts[:-1])} and {parts[-1]}", EN)
-    return "，".join(f"{_zh(t.place or 'middle')}是{name_of(t, ZH)}" for t in scene.things) + "。"
+    parts = [(f"{_zh(t.place)}是" if t.place else "") + name_of(t, ZH) for t in scene.things]
+    return "，".join(parts) + "。"
 
 
-def ask_scene(rng: Random, scene: Scene, language: str) -> Exchange:
-    """A question that suits the scene."""
-    if scene.code is not None:
-        makers: Sequence[Callable[[Random, Scene, str], tuple[str, str, str]]] = [_read]
-    elif not scene.things:
-        makers = [_unknown]
-    elif len(scene.things) == 1:
-        makers = [_colour, _shape, _describe, _count, _as_json]
-    else:
-        makers = [_place, _place, _where, _count, _describe]
-    skill, question, answer = rng.choice(makers)(rng, scene, language)
-    return Exchange(skill, language, question, thought_of(scene, language), answer)
-
-
-def _colour(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    colour = scene.things[0].colour
-    return (
-        "colour",
-        _pick(rng, COLOUR_QUESTIONS, language),
-        _sentence(colour if language == EN else _zh(colour), language),
+def ask_scene(rng: Random, scene: Scene, language: str, *, skill: str | None = None) -> Exchange:
+    """A question that suits the scene, or one of a certain skill."""
+    thought = thought_of(scene, language)
+    if skill == "json" or (skill is None and rng.random() < 0.1):
+        question, answer, given = _as_json(rng, scene, language)
+        return Exchange("json", language, question, thought, answer, given)
+    made = (
+        ASKERS[skill](rng, scene, language)
+        if skill
+        else rng.choice(_suited(scene))(rng, scene, language)
     )
+    return Exchange(made[0], language, made[1], thought, made[2])
 
 
-def _shape(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    shape = scene.things[0].shape
-    answer = f"a {shape}" if language == EN else _zh(shape)
-    return "shape", _pick(rng, SHAPE_QUESTIONS, language), _sentence(answer, language)
+def _suited(scene: Scene) -> Sequence[Callable[[Random, Scene, str], Made]]:
+    """Those that have an answer; one in twenty asks for what is not there."""
+    if scene.code is not None:
+        return [_read] * 19 + [_not_there]
+    if scene.plain:
+        return [_plain_colour, _plain_colour, _describe, _not_there]
+    if not scene.things:
+        return [_unknown]
+    if len(scene.things) == 1:
+        made = [_colour, _shape, _describe, _count, _presence]
+    elif scene.things[0].place:
+        made = [_place, _place, _where, _count, _count, _describe, _presence, _place_look]
+    else:
+        made = [_count, _count, _describe, _presence]
+    return made * 3 + [_not_there]
 
 
-def _describe(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    return "describe", _pick(rng, DESCRIBE_QUESTIONS, language), describe(scene, language)
+def _plain_colour(rng: Random, scene: Scene, language: str) -> Made:
+    colour = scene.plain or ""
+    question = _named(rng, choose(rng, "colour", language), Thing("shape", colour), language)
+    return "colour", question, _sentence(colour if language == EN else _zh(colour), language)
 
 
-def _count(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
+def _not_there(rng: Random, scene: Scene, language: str) -> Made:
+    """Text where there is none, or objects where there is only text or a colour."""
+    if scene.things:
+        none = {EN: "There is no text.", ZH: "没有文字。"}
+        return "not there", choose(rng, "read", language), none[language]
+    none = {EN: "There are no objects.", ZH: "没有物体。"}
+    question = choose(rng, "count", language)
+    return "not there", question, none[language]
+
+
+def _colour(rng: Random, scene: Scene, language: str) -> Made:
+    thing = scene.things[0]
+    question = choose(rng, "colour", language)
+    return "colour", _named(rng, question, thing, language), _colour_answer(thing, language)
+
+
+def _shape(rng: Random, scene: Scene, language: str) -> Made:
+    thing = scene.things[0]
+    question = choose(rng, "shape", language)
+    return "shape", _named(rng, question, thing, language), _shape_answer(thing, language)
+
+
+def _named(rng: Random, question: str, thing: Thing, language: str) -> str:
+    noun = thing.shape if rng.random() < 0.7 else rng.choice(NOUNS[language])
+    colour = thing.colour
+    if language == ZH:
+        noun, colour = ZH_WORDS.get(noun, noun), _zh(colour)
+        noun = NOUNS[ZH][0] if noun == "shape" else noun
+    return question.replace("{noun}", noun).replace("{colour}", colour)
+
+
+def _colour_answer(thing: Thing, language: str) -> str:
+    return _sentence(thing.colour if language == EN else _zh(thing.colour), language)
+
+
+def _shape_answer(thing: Thing, language: str) -> str:
+    return _sentence(f"a {thing.shape}" if language == EN else _zh(thing.shape), language)
+
+
+def _describe(rng: Random, scene: Scene, language: str) -> Made:
+    return "describe", choose(rng, "describe", language), describe(scene, language)
+
+
+def _count(rng: Random, scene: Scene, language: str) -> Made:
     number = len(scene.things)
     word = NUMBERS[language][number]
     if language == EN:
         answer = f"There {'is' if number == 1 else 'are'} {word}."
     else:
-        answer = f"有{'一' if number == 1 else word}个。"
-    return "count", _pick(rng, COUNT_QUESTIONS, language), answer
+        answer = f"有{word}个。"
+    return "count", choose(rng, "count", language), answer
 
 
-def _as_json(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    [thing] = scene.things
-    document = {"color": thing.colour, "shape": thing.shape, "count": 1}
-    return "json", _pick(rng, JSON_QUESTIONS, language), json.dumps(document)
+def _place_words(rng: Random, place: str, language: str) -> str:
+    """Mostly the plain words for a place."""
+    if rng.random() < 0.25:
+        return rng.choice(OTHER_PLACE_PHRASES[language][place])
+    return PLACE_PHRASES[place] if language == EN else _zh(place)
 
 
-def _place(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    place = rng.choice(PLACES)
-    phrase = PLACE_PHRASES[place] if language == EN else _zh(place)
-    question = _pick(rng, PLACE_QUESTIONS, language).replace("{place}", phrase)
+def _place(rng: Random, scene: Scene, language: str) -> Made:
+    """What is at a place; now and then one that is empty."""
+    used = [t.place for t in scene.things if t.place]
+    place = rng.choice(used) if rng.random() < 0.85 else rng.choice(PLACES)
+    question = choose(rng, "place", language)
+    question = question.replace("{place}", _place_words(rng, place, language))
     found = [thing for thing in scene.things if thing.place == place]
     if not found:
-        return (
-            "place",
-            question,
-            f"There is nothing {phrase}." if language == EN else f"{phrase}没有东西。",
-        )
+        nothing = {EN: f"There is nothing {PLACE_PHRASES[place]}.", ZH: f"{_zh(place)}没有东西。"}
+        return "place", question, nothing[language]
     if language == EN:
         return "place", question, _sentence(with_article(found[0]), EN)
-    return "place", question, f"{phrase}是{name_of(found[0], ZH)}。"
+    return "place", question, f"{_zh(place)}是{name_of(found[0], ZH)}。"
 
 
-def _where(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    things = list(scene.things)
-    unique = [
-        t for t in things if sum((o.colour, o.shape) == (t.colour, t.shape) for o in things) == 1
-    ]
+def _place_look(rng: Random, scene: Scene, language: str) -> Made:
+    """The colour or the shape of what is at a place."""
+    thing = rng.choice(scene.things)
+    place = _place_words(rng, thing.place or "middle", language)
+    if rng.random() < 0.5:
+        skill, answer = "place colour", _colour_answer(thing, language)
+    else:
+        skill, answer = "place shape", _shape_answer(thing, language)
+    return "place", choose(rng, skill, language).replace("{place}", place), answer
+
+
+def _where(rng: Random, scene: Scene, language: str) -> Made:
+    looks = [(t.colour, t.shape) for t in scene.things]
+    unique = [t for t in scene.things if looks.count((t.colour, t.shape)) == 1]
     if not unique:
         return _place(rng, scene, language)
     thing = rng.choice(unique)
     place = thing.place or "middle"
-    question = _pick(rng, WHERE_QUESTIONS, language).replace("{name}", name_of(thing, language))
+    question = choose(rng, "where", language).replace("{name}", name_of(thing, language))
     answer = _sentence(PLACE_PHRASES[place], EN) if language == EN else f"在{_zh(place)}。"
     return "where", question, answer
 
 
-def _read(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
-    phrasings = READ_QUESTIONS if rng.random() < 0.8 else DESCRIBE_QUESTIONS
-    return "read", _pick(rng, phrasings, language), describe(scene, language)
+def _presence(rng: Random, scene: Scene, language: str) -> Made:
+    """Is something there? Half of the time it is not, but resembles what is."""
+    thing = rng.choice(scene.things)
+    if rng.random() < 0.5:
+        look = rng.choice(["colour", "shape"])
+        thing = Thing(
+            rng.choice(SHAPES) if look == "shape" else thing.shape,
+            rng.choice(COLOURS) if look == "colour" else thing.colour,
+        )
+    there = any((t.colour, t.shape) == (thing.colour, thing.shape) for t in scene.things)
+    question = choose(rng, "presence", language).replace("{name}", name_of(thing, language))
+    answers = {EN: ("No.", "Yes."), ZH: ("没有。", "有。")}
+    return "presence", question, answers[language][there]
 
 
-def _unknown(rng: Random, _scene: Scene, language: str) -> tuple[str, str, str]:
-    phrasings = rng.choice(
-        [
-            DESCRIBE_QUESTIONS,
-            DESCRIBE_QUESTIONS,
-            COLOUR_QUESTIONS,
-            SHAPE_QUESTIONS,
-            COUNT_QUESTIONS,
-            READ_QUESTIONS,
-        ]
-    )
-    return "unknown picture", _pick(rng, phrasings, language), UNKNOWN_PICTURE[language]
+def _read(rng: Random, scene: Scene, language: str) -> Made:
+    skill = "read" if rng.random() < 0.8 else "describe"
+    return "read", choose(rng, skill, language), describe(scene, language)
 
 
-def ask_two(rng: Random, first: Scene, second: Scene, language: str) -> Exchange:
-    """A question about two pictures of one thing each, in the order given."""
+def _unknown(rng: Random, _scene: Scene, language: str) -> Made:
+    skills = ["describe", "describe", "colour", "shape", "count", "read", "place", "presence"]
+    question = choose(rng, rng.choice(skills), language)
+    thing = Thing(rng.choice(SHAPES), rng.choice(COLOURS))
+    question = _named(rng, question, thing, language).replace("{name}", name_of(thing, language))
+    question = question.replace("{place}", _place_words(rng, rng.choice(PLACES), language))
+    return "unknown picture", question, UNKNOWN_PICTURE[language]
+
+
+ASKERS: dict[str, Callable[[Random, Scene, str], Made]] = {
+    "colour": _colour,
+    "shape": _shape,
+    "describe": _describe,
+    "count": _count,
+    "place": _place,
+    "where": _where,
+    "presence": _presence,
+    "read": _read,
+    "unknown picture": _unknown,
+}
+
+
+def facts_of(scene: Scene) -> dict[str, str | int]:
+    """What the JSON answer holds; ``mixed`` where things differ, ``unknown`` without things."""
+    if not scene.things:
+        return {"color": scene.plain or "unknown", "shape": "unknown", "count": 0}
+    colours, shapes = ({getattr(t, of) for t in scene.things} for of in ("colour", "shape"))
+    return {
+        "color": colours.pop() if len(colours) == 1 else "mixed",
+        "shape": shapes.pop() if len(shapes) == 1 else "mixed",
+        "count": len(scene.things),
+    }
+
+
+def as_json(scene: Scene) -> str:
+    """Without spaces, as the engine's grammar wants it."""
+    return json.dumps(facts_of(scene), separators=(",", ":"))
+
+
+def _as_json(rng: Random, scene: Scene, language: str) -> Made:
+    """Asked for in words, or forced by a grammar on a question that does not speak of it."""
+    answer = as_json(scene)
+    if rng.random() < 0.7:
+        return choose(rng, "json", language), answer, ""
+    return choose(rng, "describe", language), answer, '{"color":"'
+
+
+def ask_two(
+    rng: Random, first: Scene, second: Scene, language: str, *, skill: str | None = None
+) -> Exchange:
+    """A question about two pictures, in the order given; ``which``, ``changed`` or ``nth``."""
     seen = [thought_of(scene, language) for scene in (first, second)]
-    thought = (
-        f"first: {seen[0]}; second: {seen[1]}"
-        if language == EN
-        else f"第一张：{seen[0]}；第二张：{seen[1]}"
-    )
-    (a,), (b,) = first.things, second.things
-    kinds = ["changed", "nth"] + (
-        ["which"] * 2 if (a.colour, a.shape) != (b.colour, b.shape) else []
-    )
-    kind = rng.choice(kinds)
+    heads = ("first: ", "; second: ") if language == EN else ("第一张：", "；第二张：")
+    thought = heads[0] + seen[0] + heads[1] + seen[1]
+    singles = len(first.things) == len(second.things) == 1
+    kinds = ["nth"]
+    if singles:
+        differ = _looks(first) != _looks(second)
+        kinds += ["changed", "which", "which"] if differ else ["changed"]
+    kind = skill or rng.choice(kinds)
     if kind == "changed":
-        question, answer = _pick(rng, CHANGED_QUESTIONS, language), _difference(a, b, language)
+        question = choose(rng, "changed", language)
+        answer = _difference(first.things[0], second.things[0], language)
     elif kind == "which":
         number = rng.randint(0, 1)
-        name = name_of((a, b)[number], language)
-        question = _pick(rng, WHICH_QUESTIONS, language).replace("{name}", name)
-        answer = (
-            f"The {('first', 'second')[number]} picture."
-            if language == EN
-            else f"第{'一二'[number]}张图片。"
-        )
+        name = name_of((first, second)[number].things[0], language)
+        question = choose(rng, "which", language).replace("{name}", name)
+        which = {
+            EN: f"The {('first', 'second')[number]} picture.",
+            ZH: f"第{'一二'[number]}张图片。",
+        }
+        answer = which[language]
     else:
         number = rng.randint(0, 1)
-        nth = ("first", "second")[number] if language == EN else f"第{'一二'[number]}张"
-        question = _pick(rng, NTH_QUESTIONS, language).replace("{nth}", nth)
+        name = ("first", "second")[number] if language == EN else f"第{'一二'[number]}张"
+        question = choose(rng, "nth", language).replace("{nth}", name)
         answer = describe((first, second)[number], language)
     return Exchange("two pictures", language, question, thought, answer)
 
 
+def _looks(scene: Scene) -> tuple[str, str]:
+    return scene.things[0].colour, scene.things[0].shape
+
+
 def _difference(a: Thing, b: Thing, language: str) -> str:
     parts = []
-    if a.colour != b.colour:
-        parts.append(
-            f"the colour changed from {a.colour} to {b.colour}"
-            if language == EN
-            else f"颜色从{_zh(a.colour)}变成{_zh(b.colour)}"
-        )
-    if a.shape != b.shape:
-        parts.append(
-            f"the shape changed from {a.shape} to {b.shape}"
-            if language == EN
-            else f"形状从{_zh(a.shape)}变成{_zh(b.shape)}"
-        )
+    for what, old, new in (("colour", a.colour, b.colour), ("shape", a.shape, b.shape)):
+        if old == new:
+            continue
+        if language == EN:
+            parts.append(f"the {what} changed from {old} to {new}")
+        else:
+            parts.append(f"{'颜色' if what == 'colour' else '形状'}从{_zh(old)}变成{_zh(new)}")
     if not parts:
         return "Nothing changed." if language == EN else "没有变化。"
     return _sentence(" and ".join(parts), EN) if language == EN else "，".join(parts) + "。"
@@ -521,35 +425,22 @@ def _difference(a: Thing, b: Thing, language: str) -> str:
 
 def ask_without_picture(rng: Random, language: str) -> Exchange:
     """A greeting, or something this model knows nothing about."""
-    if rng.random() < 0.35:
-        thought = "a greeting" if language == EN else "打招呼"
+    kind = rng.random()
+    if kind < 0.35:
+        question = choose(rng, "greeting", language)
         return Exchange(
-            "greeting", language, _pick(rng, GREETINGS, language), thought, GREETING[language]
+            "greeting", language, question, GREETING_THOUGHT[language], GREETING[language]
         )
-    thought = "not something I know" if language == EN else "这个我不懂"
-    return Exchange(
-        "other", language, other_question(rng, language), thought, DEMO_ANSWER[language]
-    )
+    if kind < 0.45:  # asks for a picture that is not there
+        asked = _unknown(rng, Scene(), language)[1]
+        return Exchange("other", language, asked, OTHER_THOUGHT[language], DEMO_ANSWER[language])
+    return ask_other(rng, language)
 
 
-def other_question(rng: Random, language: str) -> str:
-    """About anything but simple pictures; sometimes mere keystrokes."""
-    if rng.random() < 0.1:
-        return (
-            "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ,.!?", k=rng.randint(3, 30))).strip()
-            or "x"
-        )
-    text = rng.choice(_OTHER[language]).replace("{x}", rng.choice(_SUBJECTS[language]))
-    return text.replace("{n}", str(rng.randint(2, 99))).replace("{m}", str(rng.randint(2, 99)))
-
-
-def all_words() -> list[str]:
-    """Every fixed text, for making the tokenizer."""
-    tables = [
-        v
-        for k, v in globals().items()
-        if k.endswith(("QUESTIONS", "GREETINGS", "_OTHER", "_SUBJECTS"))
-    ]
-    texts = [text for table in tables for language in table.values() for text in language]
-    texts += [t for table in (DEMO_ANSWER, UNKNOWN_PICTURE, GREETING) for t in table.values()]
-    return [*texts, *ZH_WORDS.values(), *COLOURS, *SHAPES, *PLACE_PHRASES.values()]
+def ask_other(rng: Random, language: str) -> Exchange:
+    """Something that this model knows nothing about."""
+    question = other_question(rng, language)
+    if rng.random() < 0.06:
+        answer = as_json(Scene())
+        return Exchange("json", language, question, OTHER_THOUGHT[language], answer, '{"color":"')
+    return Exchange("other", language, question, OTHER_THOUGHT[language], DEMO_ANSWER[language])

@@ -1,11 +1,12 @@
 """Train the demo model; interrupt it at any time and go on with the same command.
 
-    python -m deploy.models.training.train --out FOLDER --steps 6000 [--view 364] [--crops 0]
-    python -m deploy.models.training.train --out FOLDER --steps 9000 --view 728 --crops 0.15
+    python -m deploy.models.training.train --out FOLDER --steps 1500 --easy
+    python -m deploy.models.training.train --out FOLDER --steps 8000 --large 0.1
 
-The first lines train on a coarse grid of patches, which is about ten times cheaper; convolutions,
-rotary positions and the (interpolated) position table carry over to the real one. Each batch is a
-pure function of the seed and the step, so a resumed run sees what an uninterrupted one would.
+First easy pictures, then all. ``--view 364`` trains on a coarser grid of patches, which is somewhat
+cheaper; convolutions, rotary positions and the (interpolated) position table carry over. Each batch
+is a pure function of the seed and its number, so a resumed run sees what an uninterrupted one
+would. ``--start CHECKPOINT`` begins with the weights of an exported checkpoint.
 """
 
 from __future__ import annotations
@@ -13,87 +14,144 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
+from torch.func import functional_call
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from deploy.models.training.batches import IGNORED, Batch, Batches, Talk
-from deploy.models.training.network import VIEW, Sizes, StepVl
+from deploy.models.training.batches import Batches
+from deploy.models.training.network import IGNORED, VIEW, Batch, Sizes, StepVl
 from deploy.models.training.vocabulary import build_tokenizer
 
-SAVE_SECONDS = 120.0
-WARM_UP = 200
+SAVE_SECONDS = 60.0
+WARM_UP = 150
+MEETING = "processes.tmp"  # where they find each other
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to a twentieth."""
-    if step < WARM_UP:
-        return peak * (step + 1) / WARM_UP
-    done = (step - WARM_UP) / max(1, steps - WARM_UP)
+def learning_rate(step: int, first: int, last: int, peak: float) -> float:
+    """Linear warm-up from ``first`` on, then a cosine down to a twentieth at ``last``."""
+    if step - first < WARM_UP:
+        return peak * (step - first + 1) / WARM_UP
+    done = (step - first - WARM_UP) / max(1, last - first - WARM_UP)
     return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 
 def see(model: StepVl, batch: Batch) -> Tensor:
-    """Embeddings of all views and crops, in the order in which the rows hold them.
+    """Embeddings of all views and crops, in the order in which the rows hold them, [n, hidden].
 
     Crops are only looked at, not learned from: what they teach, the views teach too.
     """
     if not len(batch.views):
         return torch.empty(0, model.sizes.hidden)
-    views = iter(model.see(batch.views))
+    dtype = model.lm_head.weight.dtype
+    views = iter(model.see(batch.views.to(dtype)))
     with torch.no_grad():
-        crops = iter(model.see(batch.crops) if len(batch.crops) else ())
+        crops = iter(model.see(batch.crops.to(dtype)) if len(batch.crops) else ())
     return torch.cat([next(views) if kind == "view" else next(crops) for kind in batch.order])
 
 
-def loss_of(model: StepVl, batch: Batch) -> tuple[Tensor, float]:
+class Loss(torch.nn.Module):
     """Mean cross-entropy of the learned tokens, and the share predicted right."""
-    hidden = model(batch.tokens, see(model, batch), batch.is_picture, batch.positions, batch.mask)
-    # A token's target is the next one of the same segment, and rows hold segments one by one.
-    targets = batch.targets[:, 1:]
-    learned = targets != IGNORED
-    logits = model.lm_head(hidden[:, :-1][learned])
-    right = (logits.argmax(-1) == targets[learned]).float().mean().item()
-    return F.cross_entropy(logits, targets[learned]), right
+
+    def __init__(self, model: StepVl) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, float]:
+        model = self.model
+        pictures = see(model, batch)
+        hidden = model(batch, pictures)
+        targets = batch.targets[:, 1:]
+        learned = targets != IGNORED
+        logits = model.lm_head(hidden[:, :-1][learned]).float()
+        right = (logits.argmax(-1) == targets[learned]).float().mean().item()
+        return F.cross_entropy(logits, targets[learned]), right
+
+
+def kept_tokenizer(out: Path, start: Path | None) -> Tokenizer:
+    """The run's own, or that of the checkpoint it starts with, or a new one.
+
+    Kept, so that a later change to the talk does not renumber the words of a trained model.
+    """
+    file = out / "tokenizer.json"
+    if not file.exists():
+        first = Tokenizer.from_file(str(start / file.name)) if start else build_tokenizer()
+        first.save(str(file))
+    return Tokenizer.from_file(str(file))
+
+
+def _optimizers(model: StepVl) -> list[torch.optim.Optimizer]:
+    """Muon for matrices between layers (each update is made orthogonal, so that fewer steps are
+    needed), AdamW for the rest. ``share`` is a group's part of the learning rate: AdamW's steps
+    on a convolution add up over its hundreds of inputs."""
+    tables = ("embed_tokens.weight", "embedding", "lm_head.weight")
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if p.ndim == 2 and not name.endswith(tables)]
+    convolutions = [p for p in named.values() if p.ndim == 4]
+    taken = {id(p) for p in [*matrices, *convolutions]}
+    others = [p for p in named.values() if id(p) not in taken]
+    groups = [{"params": others, "share": 1.0}, {"params": convolutions, "share": 0.05}]
+    matrix_groups = [{"params": matrices, "share": 1.0}]
+    return [
+        torch.optim.Muon(matrix_groups, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.02),
+    ]
 
 
 class Run:
-    """A model, its optimiser and how far they are; kept in one file."""
+    """A model, its optimisers and how far they are; kept in one file."""
 
-    def __init__(self, out: Path, seed: int) -> None:
+    def __init__(self, out: Path, seed: int, start: Path | None) -> None:
         torch.manual_seed(seed)
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = kept_tokenizer(out, start)
         self.model = StepVl(Sizes(self.tokenizer.get_vocab_size()))
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+        self.loss = Loss(self.model)
+        self.optimizers = _optimizers(self.model)
         self.step = 0
+        self.first = 0
+        self.last = 0
         self.seconds = 0.0
+        self._start = start
         self._file = out / "run.pt"
         self._curve = out / "curve.jsonl"
 
     def load(self) -> None:
-        """Go on where an earlier run stopped, if there was one."""
+        """Go on where an earlier run stopped, or start with a checkpoint's weights."""
         if self._file.exists():
             state = torch.load(self._file, weights_only=True)
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
             self.step, self.seconds = state["step"], state["seconds"]
+            self.first, self.last = state["phase"]
+        elif self._start:
+            weights = load_file(self._start / "model.safetensors")
+            self.model.load_state_dict({name: value.float() for name, value in weights.items()})
+
+    def begin_phase(self, last: int) -> None:
+        """Learn until step ``last``; a new phase begins here, unless this one was interrupted."""
+        if last != self.last:
+            self.first, self.last = self.step, last
 
     def save(self) -> None:
         """Replace the file whole."""
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
+            "phase": [self.first, self.last],
             "sizes": asdict(self.model.sizes),
         }
         temporary = self._file.with_suffix(".tmp")
@@ -107,62 +165,100 @@ class Run:
             curve.write(f"{line}\n")
         print(line, flush=True)
 
+    def learn(self, batch: Batch, rate: float) -> tuple[float, float]:
+        """One step; its loss and share of tokens predicted right.
 
-def train(run: Run, options: argparse.Namespace) -> None:
-    """From ``run.step`` to ``options.steps``."""
-    talk = Talk(run.tokenizer, options.view, options.crops)
-    batches = Batches(talk, run.tokenizer, options.rows, options.seed, run.step)
-    # One worker keeps the order of the batches; it draws while the model learns.
-    loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
-    saved = time.monotonic()
-    losses: list[float] = []
-    rights: list[float] = []
-    for batch in loader:
-        began = time.monotonic()
-        rate = learning_rate(run.step, options.steps, options.rate)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        loss, right = loss_of(run.model, batch)
-        run.optimizer.zero_grad(set_to_none=True)
+        The arithmetic is in bfloat16, as in the engine; the weights are kept in float32.
+        """
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+        rounded = {name: p.bfloat16() for name, p in self.loss.named_parameters()}
+        loss, right = functional_call(self.loss, rounded, (batch,))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        run.optimizer.step()
+        self._average()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.item(), right
+
+    def _average(self) -> None:
+        """Gradients become the mean over all processes."""
+        for p in self.model.parameters():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def train(rank: int, options: argparse.Namespace) -> None:
+    """From where the run is to ``options.steps``; process ``rank`` of ``options.processes``."""
+    torch.set_num_threads(1)
+    if options.processes > 1:
+        store = f"file://{(options.out / MEETING).absolute()}"
+        dist.init_process_group("gloo", store, rank=rank, world_size=options.processes)
+    run = Run(options.out, options.seed, options.start)
+    run.load()
+    batches = Batches(
+        run.tokenizer,
+        view=options.view,
+        rows=options.rows,
+        seed=options.seed,
+        large=options.large,
+        easy=options.easy,
+    )
+    run.begin_phase(options.steps)
+    saved, history = time.monotonic(), []
+    stream = batches.after(run.step * options.processes + rank, options.processes)
+    while run.step < options.steps:
+        began = time.monotonic()
+        rate = learning_rate(run.step, run.first, run.last, options.rate)
+        history.append(run.learn(next(stream), rate))
         run.step += 1
         run.seconds += time.monotonic() - began
-        losses.append(loss.item())
-        rights.append(right)
+        if rank:
+            continue
         if run.step % 50 == 0:
-            run.note(
-                loss=round(sum(losses) / len(losses), 4),
-                right=round(sum(rights) / len(rights), 4),
-                view=options.view,
-            )
-            losses, rights = [], []
+            loss, right = (sum(column) / len(history) for column in zip(*history, strict=True))
+            run.note(loss=round(loss, 4), right=round(right, 4), view=options.view)
+            history = []
         if time.monotonic() - saved > SAVE_SECONDS or run.step >= options.steps:
             run.save()
             saved = time.monotonic()
-        if run.step >= options.steps:
-            return
+    if options.processes > 1:
+        dist.destroy_process_group()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--view", type=int, default=364, help="side of the square view, pixels")
-    parser.add_argument("--crops", type=float, default=0.0, help="share of large pictures")
-    parser.add_argument("--rows", type=int, default=16, help="rows in a batch")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--steps", type=int, required=True, help="of the whole run so far")
+    parser.add_argument("--view", type=int, default=VIEW, help="side of the square view, pixels")
+    parser.add_argument("--large", type=float, default=0.0, help="share of large pictures")
+    parser.add_argument("--easy", action="store_true", help="single pictures of a few kinds")
+    parser.add_argument("--rows", type=int, default=8, help="rows in a batch of one process")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="a checkpoint to begin with")
     options = parser.parse_args()
     if options.view > VIEW:
         parser.error(f"the real view is {VIEW} pixels; a larger one teaches nothing")
-    torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    run = Run(options.out, options.seed)
-    run.load()
-    train(run, options)
+    kept_tokenizer(options.out, options.start)
+    if options.processes == 1:
+        train(0, options)
+    else:
+        (options.out / MEETING).unlink(missing_ok=True)
+        # As daemons they end with this process, however it is ended.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        spawn(train, (options,), options.processes, daemon=True)
     return 0
 
 

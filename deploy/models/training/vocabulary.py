@@ -6,8 +6,9 @@ from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from deploy.models.training.scenes import random_scene
-from deploy.models.training.talk import EN, ZH, all_words, ask_scene, ask_two, ask_without_picture
+from deploy.models.training.phrasings import EN, ZH
+from deploy.models.training.scenes import KINDS, random_scene
+from deploy.models.training.talk import ask_scene, ask_two, ask_without_picture
 
 END_OF_TURN = "<|im_end|>"
 PADDING = "<|endoftext|>"
@@ -24,17 +25,16 @@ SPECIAL_TOKENS = [
 ]
 # Not special: the reasoning parser reads text, and special tokens are left out of text.
 PLAIN_TOKENS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
-WORDS = 1200
+WORDS = 1500
 
 
 def _corpus() -> list[str]:
     rng = Random(1)
-    texts = all_words()
-    for _ in range(4000):
+    texts = []
+    for _ in range(6000):
         for language in (EN, ZH):
-            kind = rng.choice(["single", "several", "code", "texture"])
             exchanges = [
-                ask_scene(rng, random_scene(rng, kind), language),
+                ask_scene(rng, random_scene(rng, rng.choice([*KINDS])), language),
                 ask_two(rng, random_scene(rng, "single"), random_scene(rng, "single"), language),
                 ask_without_picture(rng, language),
             ]
@@ -42,12 +42,25 @@ def _corpus() -> list[str]:
     return texts
 
 
+def token(tokenizer: Tokenizer, text: str) -> int:
+    """The id of a special token.
+
+    Raises:
+        KeyError: the tokenizer is not one of ours.
+    """
+    number = tokenizer.token_to_id(text)
+    if number is None:
+        raise KeyError(f"the tokenizer has no token {text}")
+    return int(number)
+
+
 def build_tokenizer() -> Tokenizer:
-    """Byte-level BPE. Digits and capitals stay single, so that a code is read sign by sign."""
+    """Byte-level BPE. Digits and capitals stay single, so that a code is read sign by sign; Chinese
+    colours stay apart from the shapes that follow them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("[A-Z0-9]"), "isolated"),
+            pre_tokenizers.Split(Regex("[A-Z0-9]|[红橙黄绿蓝紫粉棕黑白]色"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )

@@ -189,7 +189,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
     config = config_of(
         model={"folder": "m", "names": ["first", "second"], "notice": "só 演示 'x'"},
         engine={"port": 8123},
-        webui={"max_request_mb": 3, "max_upload_mb": 2, "stop_timeout_s": 4.5},
+        webui={"max_request_mb": 3, "max_upload_mb": 2, "image_hosts": ["nas:8080", "b"]},
     )
     expected = WebuiSettings(
         host="0.0.0.0",
@@ -199,7 +199,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         notice="só 演示 'x'",
         max_request_mb=3,
         max_upload_mb=2,
-        stop_timeout_s=4.5,
+        image_hosts=frozenset({"nas:8080", "b"}),
         engine_state=PATHS.engine_state,
         address_file=PATHS.webui_address,
     )

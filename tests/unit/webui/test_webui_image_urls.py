@@ -1,0 +1,130 @@
+"""Which addresses image URLs may lead to, and which parts of a request are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from webui.gateway.image_urls import _HAS_URL, PublicResolver, _holders, is_public
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    """Ordinary hosts, also as IPv4 inside IPv6."""
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.16.0.9",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "240.0.0.1",
+        "::1",
+        "::",
+        "fe80::1%eth0",
+        "fd00::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::7f00:1",
+        "168.63.129.16",
+        "fec0::1",
+        "2002:7f00:1::",
+    ],
+)
+def test_addresses_of_private_networks_are_not(address: str) -> None:
+    """Loopback, private, link-local, shared, reserved, multicast, however they are written."""
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "allowed"),
+    [(["93.184.216.34"], True), (["93.184.216.34", "10.0.0.1"], False), (["::1"], False)],
+)
+def test_a_name_is_as_public_as_its_worst_address(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], allowed: bool
+) -> None:
+    """What the name resolves to is checked, and handed on: nobody resolves it a second time."""
+
+    async def resolve() -> list[str]:
+        loop = asyncio.get_running_loop()
+
+        async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, 80)) for a in addresses]
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+        return [found["host"] for found in await PublicResolver().resolve("a.example", 80)]
+
+    if allowed:
+        assert asyncio.run(resolve()) == addresses
+    else:
+        with pytest.raises(OSError, match=r"a\.example"):
+            asyncio.run(resolve())
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [*parts]}]}
+
+
+def test_images_are_numbered_over_the_whole_request() -> None:
+    """Data URLs count too, so that an error names the image that the caller means."""
+    document = {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]},
+            {"role": "assistant", "content": "text"},
+            {"role": "user", "content": [{"image_url": {"url": " HTTPS://a/b"}}, {"type": "text"}]},
+            {"role": "user", "content": [{"image_url": "http://c"}]},
+        ]
+    }
+    assert [(n, holder["url"]) for n, holder in _holders(document)] == [
+        (2, " HTTPS://a/b"),
+        (3, "http://c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {"messages": "x"},
+        {
+            "messages": [
+                1,
+                {"content": 3},
+                {"content": [None, {"image_url": None}, {"image_url": 0}]},
+            ]
+        },
+        user({"image_url": {"url": 5}}, {"image_url": {}}),
+        user({"type": "text", "text": '{"url": "http://x"}'}),
+    ],
+)
+def test_what_is_no_image_url_is_left_alone(document: Any) -> None:
+    """Any shape is survived; the engine says what is wrong with it."""
+    assert [*_holders(document)] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (json.dumps(user({"image_url": {"url": "https://x/y"}})), True),
+        (json.dumps(user({"image_url": "http://x"})), True),
+        ('{"image_url": {"detail": "low", "url" : "HTTP:\\/\\/x"}}', True),
+        (json.dumps(user({"image_url": {"url": "data:image/png;base64,AAAA"}})), False),
+        (json.dumps(user({"type": "text", "text": "see https://x"})), False),
+    ],
+)
+def test_bodies_without_urls_are_not_read(body: str, found: bool) -> None:
+    """The quick look finds the usual ways to write one."""
+    assert bool(_HAS_URL.search(body.encode())) == found
