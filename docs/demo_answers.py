@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import sys
 from pathlib import Path
 from random import Random
@@ -16,6 +14,7 @@ import openai
 from PIL import Image, ImageDraw, ImageFont
 
 from deploy.models.training.drawing import render
+from deploy.models.training.evaluate import picture_part
 from deploy.models.training.scenes import Scene, Thing, at
 from deploy.models.training.unseen import photo_files
 
@@ -51,13 +50,7 @@ def photo() -> Image.Image:
 
 
 def answer(client: openai.OpenAI, image: Image.Image, question: str) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-    content: Any = [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": question},
-    ]
+    content: Any = [picture_part(image), {"type": "text", "text": question}]
     reply = client.chat.completions.create(
         model="Step3-VL-demo", messages=[{"role": "user", "content": content}]
     )

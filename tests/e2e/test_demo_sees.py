@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from random import Random
 from typing import Any
@@ -17,6 +15,7 @@ from deploy.models.training.batches import Question, Row, Talk, collate
 from deploy.models.training.checkpoint import DEMO, load_checkpoint
 from deploy.models.training.drawing import render
 from deploy.models.training.evaluate import SCHEMA
+from deploy.models.training.evaluate import picture_part as part
 from deploy.models.training.network import IGNORED
 from deploy.models.training.scenes import PLACES, SHAPES, Scene, Thing, at, random_scene
 from deploy.models.training.train import see
@@ -36,13 +35,6 @@ def draw(
 
 def alone(colour: str, shape: str) -> Image.Image:
     return draw(Thing(shape, colour, size=0.25))
-
-
-def part(image: Image.Image, kind: str = "PNG") -> dict[str, Any]:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    data = base64.b64encode(stream.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/{kind.lower()};base64,{data}"}}
 
 
 def said(text: str) -> dict[str, Any]:
@@ -145,7 +137,7 @@ def test_turn_two_sees_the_picture_of_turn_one(box: Box) -> None:
 def test_sizes(box: Box, size: tuple[int, int]) -> None:
     """From small to large enough to be cut into 24 crops."""
     picture = draw(at("left", "circle", "red"), at("right", "star", "blue"), size=size)
-    answer = ask(box, part(picture, "JPEG"), said("What is on the right?"))
+    answer = ask(box, part(picture, quality=75), said("What is on the right?"))
     assert answer.content == "A blue star."
 
 

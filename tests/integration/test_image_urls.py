@@ -19,6 +19,8 @@ from deployments import Webui
 from support import free_port, png
 
 RED = png(40, 30, "red")
+# The engine would pad it to a square: under 200 bytes here, a gigabyte there.
+THIN = png(16000, 2, "red")
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         answers = {
             "/red.png": (200, RED, {}),
+            "/thin.png": (200, THIN, {}),
             "/big.png": (200, RED + bytes(600_000), {}),
             "/text": (200, b"<html>no picture</html>", {}),
             "/to": (302, b"", {"location": argument}),
@@ -157,8 +160,9 @@ def test_a_redirect_to_a_file_is_not_followed(webui: Webui, site: Site) -> None:
     ("path", "reason"),
     [
         ("/missing", "localhost answered 404"),
-        ("/text", "what localhost sent is not an image that can be read"),
+        ("/text", "what localhost sent is not a picture that can be read"),
         ("/to?/to?/to?/to?/to?/to", "localhost redirects too often"),
+        ("/thin.png", "what localhost sent is 16000x2, too large; shrink it first"),
         ("/endless", "larger than 1 MB"),
     ],
 )

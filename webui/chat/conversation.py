@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from webui.chat.pictures import data_url
+from webui.pictures import data_url
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import openai
 
 from webui.chat.conversation import Conversation, Turn, api_messages
 from webui.chat.engine import EngineError, stream_answer
-from webui.chat.pictures import PictureError, media_type
 from webui.engine_status import EngineProbe
+from webui.pictures import PictureError, media_type
 
 # A browser cannot show more than this many changes a second, and each costs a message.
 REDRAW_S = 0.04

@@ -8,7 +8,6 @@ was checked is the one that is connected to, at every redirect anew.
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import re
@@ -21,10 +20,11 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from PIL import Image
 from yarl import URL
 
 from webui.gateway.errors import ApiError
+from webui.gateway.relay import MEGABYTE
+from webui.pictures import MEDIA_TYPES, PictureError, as_data_url, media_type_of
 
 MAX_URLS = 64
 MAX_REDIRECTS = 3
@@ -32,7 +32,6 @@ CONNECTIONS = 64
 CONNECTIONS_OF_A_REQUEST = 4
 TIMEOUT_S = 20.0
 CHUNK = 65536
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Bodies without this are passed on as they are, unread. Other ways to write an URL (with escapes)
 # go on to the engine, which refuses them.
 _HAS_URL = re.compile(rb'"(?:image_)?url"\s*:\s*"\s*https?:', re.IGNORECASE)
@@ -164,7 +163,7 @@ class ImageUrls:
     async def _all_as_data(self, images: list[_Wanted]) -> dict[str, str]:
         """Each URL's data; the first failure ends the others."""
         gate = asyncio.Semaphore(CONNECTIONS_OF_A_REQUEST)
-        request = _Request(gate, self._max_sum_mb * 1_000_000, self._max_sum_mb)
+        request = _Request(gate, self._max_sum_mb * MEGABYTE, self._max_sum_mb)
         try:
             async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
                 tasks = {
@@ -204,7 +203,7 @@ class ImageUrls:
             parts, size = [], 0
             async for part in response.content.iter_chunked(CHUNK):
                 size += len(part)
-                if size > self._max_mb * 1_000_000:
+                if size > self._max_mb * MEGABYTE:
                     raise _refused(f"{where}: larger than {self._max_mb} MB.")
                 request.take(len(part), image.uses)
                 parts.append(part)
@@ -247,10 +246,11 @@ def _as_written(text: str) -> URL:
 
 
 async def _data_url(data: bytes, what: str) -> str:
-    kind = await asyncio.to_thread(_kind_of, data)
-    if kind is None:
-        raise _refused(f"{what} is not an image that can be read.")
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    try:
+        kind = await asyncio.to_thread(media_type_of, io.BytesIO(data), what, tuple(MEDIA_TYPES))
+    except PictureError as error:
+        raise _refused(str(error)) from None
+    return as_data_url(kind, data)
 
 
 def _session(resolver: AbstractResolver | None) -> aiohttp.ClientSession:
@@ -278,15 +278,6 @@ def _holders(document: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             url = holder.get("url") if isinstance(holder, dict) else None
             if isinstance(url, str) and re.match(r"\s*https?:", url, re.IGNORECASE):
                 yield number, holder
-
-
-def _kind_of(data: bytes) -> str | None:
-    """The MIME type by what the header says; pixels are not decoded."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return Image.MIME[image.format or ""]
-    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 def _refused(message: str) -> ApiError:

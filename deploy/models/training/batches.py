@@ -15,14 +15,13 @@ from torch import Tensor
 from deploy.models.training.drawing import render
 from deploy.models.training.network import CROP, IGNORED, PATCH, VIEW, Batch, pixels
 from deploy.models.training.phrasings import EN, SYSTEM_PROMPTS, ZH
-from deploy.models.training.scenes import Scene, changed, random_scene
+from deploy.models.training.scenes import Scene, changed, random_scene, single_and_different
 from deploy.models.training.talk import (
     Exchange,
     ask_other,
     ask_scene,
     ask_two,
     ask_without_picture,
-    name_of,
 )
 from deploy.models.training.vocabulary import PADDING, token
 
@@ -120,7 +119,7 @@ class Talk:
             return []
         two = {"two": 1.0, "text first": 0.25, "large": 0.25}.get(kind, 0.0)
         if rng.random() < two:
-            return two_scenes(rng)
+            return [*two_scenes(rng)]
         return [random_scene(rng, rng.choices([*self._kinds], [*self._kinds.values()])[0])]
 
     def _told(self, rng: Random) -> Question:
@@ -131,10 +130,8 @@ class Talk:
         language, focused = rng.choice([EN, ZH]), rng.random() < 0.6
         if rng.random() < 0.5:
             scenes = two_scenes(rng)
-            names = [[name_of(thing, EN) for thing in scene.things] for scene in scenes]
-            differ = names[0] != names[1] and all(len(name) == 1 for name in names)
-            skill = "which" if focused and differ else None
-            exchange = ask_two(rng, scenes[0], scenes[1], language, skill=skill)
+            skill = "which" if focused and single_and_different(*scenes) else None
+            exchange = ask_two(rng, *scenes, language, skill=skill)
         else:
             scene = random_scene(rng, rng.choice(["placed", "row", "scattered", "group"]))
             place = scene.things[0].place
@@ -236,14 +233,14 @@ class Talk:
         question.add([*self.ids(rest), *self._end], learn=True)
 
 
-def two_scenes(rng: Random) -> list[Scene]:
+def two_scenes(rng: Random) -> tuple[Scene, Scene]:
     """Two single things, half of the time alike in one respect; at times something else."""
     first, second = random_scene(rng, "single"), random_scene(rng, "single")
     if rng.random() < 0.5:
         second = changed(rng, first, rng.choice(["colour", "shape"]))
     elif rng.random() < 0.2:
         second = random_scene(rng, rng.choice(["placed", "group", "code"]))
-    return [first, second] if rng.random() < 0.5 else [second, first]
+    return (first, second) if rng.random() < 0.5 else (second, first)
 
 
 def tokens_of(side: int) -> int:

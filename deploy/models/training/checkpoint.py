@@ -22,6 +22,23 @@ CONTEXT = 32768
 DEMO = Path(__file__).resolve().parents[1] / "step3-vl-demo"
 # Written by hand, and the same for every checkpoint.
 FIXED_FILES = ("chat_template.jinja", "configuration_step_vl.py")
+# Names in config.json, and those of :class:`network.Sizes`.
+TEXT_SIZES = {
+    "vocab_size": "vocabulary",
+    "hidden_size": "hidden",
+    "intermediate_size": "intermediate",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "head_dim": "head_dim",
+    "rope_theta": "rope_theta",
+}
+VISION_SIZES = {
+    "width": "vision_width",
+    "layers": "vision_layers",
+    "heads": "vision_heads",
+    "mlp_ratio": "mlp_ratio",
+}
 
 
 def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -40,10 +57,7 @@ def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
         "tie_word_embeddings": False,
         **ends,
         "vision_config": {
-            "width": sizes.vision_width,
-            "layers": sizes.vision_layers,
-            "heads": sizes.vision_heads,
-            "mlp_ratio": sizes.mlp_ratio,
+            **{name: getattr(sizes, size) for name, size in VISION_SIZES.items()},
             "patch_size": PATCH,
             "image_size": VIEW,
             "hidden_act": "quick_gelu",
@@ -57,15 +71,8 @@ def model_config(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:
         },
         "text_config": {
             "architectures": ["Qwen3ForCausalLM"],
-            "vocab_size": sizes.vocabulary,
-            "hidden_size": sizes.hidden,
-            "intermediate_size": sizes.intermediate,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "num_key_value_heads": sizes.kv_heads,
-            "head_dim": sizes.head_dim,
+            **{name: getattr(sizes, size) for name, size in TEXT_SIZES.items()},
             "max_position_embeddings": CONTEXT,
-            "rope_theta": sizes.rope_theta,
             "rms_norm_eps": 1e-6,
             "tie_word_embeddings": False,
             **ends,
@@ -111,22 +118,9 @@ def load_run(run: Path) -> tuple[StepVl, Tokenizer]:
 def load_checkpoint(folder: Path) -> tuple[StepVl, Tokenizer]:
     """What :func:`write_checkpoint` wrote, in float32."""
     config = json.loads((folder / "config.json").read_text())
-    text, vision = config["text_config"], config["vision_config"]
-    sizes = Sizes(
-        vocabulary=text["vocab_size"],
-        hidden=text["hidden_size"],
-        intermediate=text["intermediate_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head_dim=text["head_dim"],
-        rope_theta=text["rope_theta"],
-        vision_width=vision["width"],
-        vision_layers=vision["layers"],
-        vision_heads=vision["heads"],
-        mlp_ratio=vision["mlp_ratio"],
-    )
-    model = StepVl(sizes)
+    parts = ((config["text_config"], TEXT_SIZES), (config["vision_config"], VISION_SIZES))
+    sizes = {size: part[name] for part, names in parts for name, size in names.items()}
+    model = StepVl(Sizes(**sizes))
     weights = load_file(folder / "model.safetensors")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -26,9 +26,9 @@ import openai
 from PIL import Image
 
 from deploy.models.training.batches import two_scenes
-from deploy.models.training.drawing import as_jpeg, font_files, noisy, render
+from deploy.models.training.drawing import font_files, noisy, render
 from deploy.models.training.phrasings import EN, NEW, ZH, choose
-from deploy.models.training.scenes import Scene, random_scene
+from deploy.models.training.scenes import Scene, random_scene, single_and_different
 from deploy.models.training.talk import (
     UNKNOWN_PICTURE,
     Exchange,
@@ -85,6 +85,8 @@ class Handling:
     """What happened to a picture, or how it was asked about."""
 
     size: tuple[int, int] | None = None
+    quality: int | None = None
+    """Of JPEG; PNG without it."""
     change: Callable[[Image.Image, Random], Image.Image] = lambda image, _rng: image
     new_words: bool = False
     new_fonts: bool = False
@@ -94,9 +96,9 @@ class Handling:
 
 HANDLINGS = {
     "plain": Handling(),
-    "JPEG 60": Handling(change=lambda image, _rng: as_jpeg(image, 60)),
+    "JPEG 60": Handling(quality=60),
     "200x150": Handling(size=(200, 150)),
-    "3000x2000": Handling(size=(3000, 2000)),
+    "3000x2000": Handling(size=(3000, 2000), quality=90),
     "portrait": Handling(size=(800, 1200)),
     "noisy": Handling(change=lambda image, rng: noisy(image, rng, 12)),
     "text first": Handling(text_first=True),
@@ -149,7 +151,7 @@ def make_trial(seed: str, skill: str, language: str, handling_name: str) -> Tria
             [unseen_picture(rng, _size(rng, handling), photo_files())],
             UNKNOWN_PICTURE[language],
         )
-    parts = [_picture(handling.change(image, rng), handling_name) for image in images]
+    parts = [picture_part(handling.change(image, rng), handling.quality) for image in images]
     text = [{"type": "text", "text": question}]
     contents: list[Any] = [text + parts if handling.text_first else parts + text]
     if skill == "turn two":
@@ -165,9 +167,8 @@ def two_singles(rng: Random) -> list[Scene]:
     """Two pictures of one thing each that differ."""
     while True:
         scenes = two_scenes(rng)
-        looks = [[(t.colour, t.shape) for t in scene.things] for scene in scenes]
-        if all(len(look) == 1 for look in looks) and looks[0] != looks[1]:
-            return scenes
+        if single_and_different(*scenes):
+            return [*scenes]
 
 
 def _exchange(rng: Random, skill: str, language: str, scenes: list[Scene]) -> Exchange:
@@ -203,16 +204,16 @@ def _draw(rng: Random, scene: Scene, handling: Handling) -> Image.Image:
     return render(scene, rng, _size(rng, handling), fonts)
 
 
-def _picture(image: Image.Image, handling: str) -> dict[str, Any]:
-    stream, kind = io.BytesIO(), "JPEG" if "JPEG" in handling or image.width > 2000 else "PNG"
-    image.save(
-        stream, kind, **({"quality": 60 if "60" in handling else 90} if kind == "JPEG" else {})
-    )
+def picture_part(image: Image.Image, quality: int | None = None) -> dict[str, Any]:
+    """A picture as a part of a message: PNG, or JPEG of a quality."""
+    stream = io.BytesIO()
+    if quality is None:
+        image.save(stream, "PNG")
+    else:
+        image.save(stream, "JPEG", quality=quality)
+    kind = "png" if quality is None else "jpeg"
     data = base64.b64encode(stream.getvalue()).decode()
-    return {
-        "type": "image_url",
-        "image_url": {"url": f"data:image/{kind.lower()};base64,{data}"},
-    }
+    return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
 
 
 async def ask(client: openai.AsyncOpenAI, model: str, trial: Trial) -> None:
@@ -278,7 +279,7 @@ async def measure_speed(client: openai.AsyncOpenAI, model: str, seed: int) -> Sp
     for number in range(12):
         rng = Random(f"{seed} speed {number}")
         image = render(random_scene(rng, "placed"), rng, (640, 480))
-        content: Any = [_picture(image, "plain"), {"type": "text", "text": "Describe the picture."}]
+        content: Any = [picture_part(image), {"type": "text", "text": "Describe the picture."}]
         began, stamps = time.perf_counter(), []
         stream = await client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": content}], stream=True,

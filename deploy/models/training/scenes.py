@@ -51,6 +51,11 @@ class Thing:
     y: float = 0.5
     size: float = 0.12
 
+    @property
+    def look(self) -> tuple[str, str]:
+        """Colour and shape."""
+        return self.colour, self.shape
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -68,13 +73,19 @@ class Scene:
     @property
     def alike(self) -> bool:
         """Several things that share colour and shape."""
-        return len(self.things) > 1 and len({(t.colour, t.shape) for t in self.things}) == 1
+        return len(self.things) > 1 and len({t.look for t in self.things}) == 1
 
 
 def at(place: str, shape: str, colour: str) -> Thing:
     """A thing exactly at a place."""
     x, y = CENTRES[place]
     return Thing(shape, colour, place, x, y)
+
+
+def single_and_different(first: Scene, second: Scene) -> bool:
+    """Whether each shows one thing, and the two things look different."""
+    looks = [[thing.look for thing in scene.things] for scene in (first, second)]
+    return len(looks[0]) == len(looks[1]) == 1 and looks[0] != looks[1]
 
 
 def random_scene(rng: Random, kind: str) -> Scene:
@@ -98,7 +109,7 @@ def _random_looks(rng: Random) -> tuple[str, str]:
 
 def _single(rng: Random) -> Scene:
     size = rng.uniform(0.1, 0.36)
-    edge = min(0.5, size * 1.3)
+    edge = min(0.5, size * REACH)
     x, y = rng.uniform(edge, 1 - edge), rng.uniform(edge, 1 - edge)
     return Scene((Thing(*_random_looks(rng), None, x, y, size),))
 
@@ -145,7 +156,7 @@ def _spread(rng: Random, count: int) -> list[tuple[float, float, float]]:
     """Centres from left to right and a common size, so that none touches another."""
     while True:
         size = rng.uniform(0.06, 0.1)
-        low = size * 1.3
+        low = size * REACH
         points = sorted(
             (rng.uniform(low, 1 - low), rng.uniform(low, 1 - low)) for _ in range(count)
         )

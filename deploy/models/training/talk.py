@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from random import Random
 
 from deploy.models.training.phrasings import EN, ZH, choose, other_question
-from deploy.models.training.scenes import COLOURS, PLACES, SHAPES, Scene, Thing
+from deploy.models.training.scenes import (
+    COLOURS,
+    PLACES,
+    SHAPES,
+    Scene,
+    Thing,
+    single_and_different,
+)
 
 ZH_WORDS = {
     "red": "红色",
@@ -82,6 +89,7 @@ GREETING = {
 OTHER_THOUGHT = {EN: "not something I know", ZH: "这个我不懂"}
 GREETING_THOUGHT = {EN: "a greeting", ZH: "打招呼"}
 
+# Skill, question and answer.
 Made = tuple[str, str, str]
 
 
@@ -189,7 +197,7 @@ def _suited(scene: Scene) -> Sequence[Callable[[Random, Scene, str], Made]]:
     if scene.code is not None:
         return [_read] * 19 + [_not_there]
     if scene.plain:
-        return [_plain_colour, _plain_colour, _describe, _not_there]
+        return [_colour, _colour, _describe, _not_there]
     if not scene.things:
         return [_unknown]
     if len(scene.things) == 1:
@@ -199,12 +207,6 @@ def _suited(scene: Scene) -> Sequence[Callable[[Random, Scene, str], Made]]:
     else:
         made = [_count, _count, _describe, _presence]
     return made * 3 + [_not_there]
-
-
-def _plain_colour(rng: Random, scene: Scene, language: str) -> Made:
-    colour = scene.plain or ""
-    question = _named(rng, choose(rng, "colour", language), Thing("shape", colour), language)
-    return "colour", question, _sentence(colour if language == EN else _zh(colour), language)
 
 
 def _not_there(rng: Random, scene: Scene, language: str) -> Made:
@@ -218,7 +220,7 @@ def _not_there(rng: Random, scene: Scene, language: str) -> Made:
 
 
 def _colour(rng: Random, scene: Scene, language: str) -> Made:
-    thing = scene.things[0]
+    thing = scene.things[0] if scene.things else Thing("shape", scene.plain or "")
     question = choose(rng, "colour", language)
     return "colour", _named(rng, question, thing, language), _colour_answer(thing, language)
 
@@ -294,8 +296,8 @@ def _place_look(rng: Random, scene: Scene, language: str) -> Made:
 
 
 def _where(rng: Random, scene: Scene, language: str) -> Made:
-    looks = [(t.colour, t.shape) for t in scene.things]
-    unique = [t for t in scene.things if looks.count((t.colour, t.shape)) == 1]
+    looks = [thing.look for thing in scene.things]
+    unique = [thing for thing in scene.things if looks.count(thing.look) == 1]
     if not unique:
         return _place(rng, scene, language)
     thing = rng.choice(unique)
@@ -314,7 +316,7 @@ def _presence(rng: Random, scene: Scene, language: str) -> Made:
             rng.choice(SHAPES) if look == "shape" else thing.shape,
             rng.choice(COLOURS) if look == "colour" else thing.colour,
         )
-    there = any((t.colour, t.shape) == (thing.colour, thing.shape) for t in scene.things)
+    there = any(other.look == thing.look for other in scene.things)
     question = choose(rng, "presence", language).replace("{name}", name_of(thing, language))
     answers = {EN: ("No.", "Yes."), ZH: ("没有。", "有。")}
     return "presence", question, answers[language][there]
@@ -364,8 +366,9 @@ def as_json(scene: Scene) -> str:
     return json.dumps(facts_of(scene), separators=(",", ":"))
 
 
-def _as_json(rng: Random, scene: Scene, language: str) -> Made:
-    """Asked for in words, or forced by a grammar on a question that does not speak of it."""
+def _as_json(rng: Random, scene: Scene, language: str) -> tuple[str, str, str]:
+    """Question, answer and what of it is given. Asked for in words, or forced by a grammar on a
+    question that does not speak of it."""
     answer = as_json(scene)
     if rng.random() < 0.7:
         return choose(rng, "json", language), answer, ""
@@ -379,11 +382,11 @@ def ask_two(
     seen = [thought_of(scene, language) for scene in (first, second)]
     heads = ("first: ", "; second: ") if language == EN else ("第一张：", "；第二张：")
     thought = heads[0] + seen[0] + heads[1] + seen[1]
-    singles = len(first.things) == len(second.things) == 1
     kinds = ["nth"]
-    if singles:
-        differ = _looks(first) != _looks(second)
-        kinds += ["changed", "which", "which"] if differ else ["changed"]
+    if len(first.things) == len(second.things) == 1:
+        kinds += ["changed"]
+    if single_and_different(first, second):
+        kinds += ["which", "which"]
     kind = skill or rng.choice(kinds)
     if kind == "changed":
         question = choose(rng, "changed", language)
@@ -403,10 +406,6 @@ def ask_two(
         question = choose(rng, "nth", language).replace("{nth}", name)
         answer = describe((first, second)[number], language)
     return Exchange("two pictures", language, question, thought, answer)
-
-
-def _looks(scene: Scene) -> tuple[str, str]:
-    return scene.things[0].colour, scene.things[0].shape
 
 
 def _difference(a: Thing, b: Thing, language: str) -> str:

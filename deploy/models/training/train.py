@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.func import functional_call
@@ -31,6 +30,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from deploy.models.training.batches import Batches
+from deploy.models.training.checkpoint import load_checkpoint
 from deploy.models.training.network import IGNORED, VIEW, Batch, Sizes, StepVl
 from deploy.models.training.vocabulary import build_tokenizer
 
@@ -136,8 +136,8 @@ class Run:
             self.step, self.seconds = state["step"], state["seconds"]
             self.first, self.last = state["phase"]
         elif self._start:
-            weights = load_file(self._start / "model.safetensors")
-            self.model.load_state_dict({name: value.float() for name, value in weights.items()})
+            model, _ = load_checkpoint(self._start)
+            self.model.load_state_dict(model.state_dict())
 
     def begin_phase(self, last: int) -> None:
         """Learn until step ``last``; a new phase begins here, unless this one was interrupted."""

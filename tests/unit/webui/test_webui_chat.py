@@ -18,9 +18,9 @@ from support import png
 from webui.chat import session as session_module
 from webui.chat.conversation import Conversation, Turn, api_messages, chatbot_messages
 from webui.chat.engine import Delta, EngineError
-from webui.chat.pictures import PictureError, data_url, media_type
 from webui.chat.session import ChatSession, Update, finished
 from webui.engine_status import EngineProbe, EngineStatus
+from webui.pictures import PictureError, data_url, media_type
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from webui.gateway.image_urls import _HAS_URL, PublicResolver, _holders, is_public
+from webui.gateway import image_urls
+from webui.gateway.errors import ApiError
+from webui.gateway.image_urls import _HAS_URL, ImageUrls, PublicResolver, _holders, is_public
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34"])
@@ -72,6 +74,35 @@ def test_a_name_is_as_public_as_its_worst_address(
     else:
         with pytest.raises(OSError, match=r"a\.example"):
             asyncio.run(resolve())
+
+
+def test_a_host_that_stays_silent_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One deadline for all images of a request, and what was begun is ended."""
+    monkeypatch.setattr(image_urls, "TIMEOUT_S", 0.3)
+
+    async def ask() -> str:
+        gone = asyncio.Event()
+
+        async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(1024):
+                pass
+            gone.set()
+            writer.close()
+
+        images = ImageUrls(1, 1, frozenset({"localhost"}))
+        server = await asyncio.start_server(stay_silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        parts = [{"image_url": {"url": f"http://localhost:{port}/{n}"}} for n in range(9)]
+        try:
+            with pytest.raises(ApiError) as caught:
+                await asyncio.wait_for(images.put_in(json.dumps(user(*parts)).encode()), 5)
+            await asyncio.wait_for(gone.wait(), 5)
+        finally:
+            server.close()
+            await images.close()
+        return caught.value.message
+
+    assert asyncio.run(ask()) == "The images took over 0 s to fetch."
 
 
 def user(*parts: Any) -> dict[str, Any]:
