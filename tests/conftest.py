@@ -80,6 +80,7 @@ def webui_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webui]:
         "WEBUI_NOTICE": "A stand-in answers.",
         "WEBUI_MAX_REQUEST_MB": "2",
         "WEBUI_UPSTREAM_IDLE_S": "2",
+        "WEBUI_KEEP_ALIVE_S": "0.5",
         "WEBUI_MAX_UPLOAD_MB": "1",
         "WEBUI_IMAGE_HOSTS": "localhost",
         "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),

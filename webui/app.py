@@ -19,6 +19,7 @@ from webui.engine_status import EngineProbe
 from webui.gateway.api import PREFIXES, Gateway
 from webui.gateway.errors import ApiError, engine_unavailable
 from webui.gateway.image_urls import ImageUrls
+from webui.gateway.images import Images
 from webui.gateway.relay import Relay
 from webui.health import Health
 from webui.lazy_page import LazyPage
@@ -39,10 +40,11 @@ class Webui:
         self._probe = EngineProbe(self._session, settings.upstream, settings.engine_state)
         self._page = LazyPage(self._build_page)
         health = Health(self._probe)
-        self._images = ImageUrls(
+        self._image_urls = ImageUrls(
             settings.max_upload_mb, settings.max_request_mb, settings.image_hosts
         )
-        relay = Relay(self._session, settings.upstream, self._unavailable)
+        relay = Relay(self._session, settings.upstream, self._unavailable, settings.keep_alive_s)
+        self._images = Images(self._image_urls, settings.max_upload_mb, settings.max_request_mb)
         gateway = Gateway(relay, self._images, settings)
         self.asgi = Starlette(
             routes=[
@@ -81,7 +83,8 @@ class Webui:
         self.begin_shutdown()
         page.cancel()
         await asyncio.gather(page, return_exceptions=True)
-        await self._images.close()
+        self._images.close()
+        await self._image_urls.close()
         await self._session.close()
 
 

@@ -22,6 +22,7 @@ class Settings:
     image_hosts: frozenset[str] = frozenset()
     stop_timeout_s: float = 10.0
     upstream_idle_s: float = 300.0
+    keep_alive_s: float = 15.0
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -43,6 +44,7 @@ class Settings:
             image_hosts=frozenset(environ.get("WEBUI_IMAGE_HOSTS", "").split()),
             stop_timeout_s=float(environ.get("WEBUI_STOP_TIMEOUT_S", cls.stop_timeout_s)),
             upstream_idle_s=float(environ.get("WEBUI_UPSTREAM_IDLE_S", cls.upstream_idle_s)),
+            keep_alive_s=float(environ.get("WEBUI_KEEP_ALIVE_S", cls.keep_alive_s)),
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import threading
 import urllib.request
@@ -14,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 from e2e.conftest import Box
+from PIL import Image
 from support import png
 
 pytestmark = pytest.mark.real
@@ -216,3 +218,41 @@ def test_no_secret_or_setting_shows_in_the_inis_of_supervisord(box: Box) -> None
     assert "Step3-VL" not in text
     assert "max-model-len" not in text
     assert "inet_http_server" not in text.replace("no inet_http_server", "")
+
+
+def test_photos_are_seen_upright_and_transparency_white(box: Box) -> None:
+    """What a telephone notes beside the picture is applied; nothing shows through."""
+    image = Image.new("RGB", (480, 640), "blue")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, clear = io.BytesIO(), io.BytesIO()
+    image.save(turned, "JPEG", exif=exif, quality=95)
+    Image.new("RGBA", (320, 240), (0, 0, 0, 0)).save(clear, "PNG")
+    grey = io.BytesIO()
+    Image.new("I;16", (320, 240), 0).save(grey, "PNG")
+    asked = words("What is in this picture?")
+    for data, colour in ((turned, "blue"), (clear, "white"), (grey, "black")):
+        plain = base64.b64encode(data.getvalue()).decode()
+        answer = ask(box, [{"type": "image_url", "image_url": {"url": plain}}, asked])
+        assert answer.choices[0].message.content == f"A plain {colour} picture."
+
+
+@pytest.mark.parametrize("size", [(640, 480), (640, 400), (1024, 768), (2480, 3508), (1, 1)])
+def test_inspect_says_what_the_engine_counts(box: Box, size: tuple[int, int]) -> None:
+    """The tokens of a picture are those by which the engine's prompt grows."""
+    part, asked = picture(*size, "red"), words("What is it?")
+    url = part["image_url"]["url"]
+    client = box.client()
+    seen = client.post("/images/inspect", body={"image": url}, cast_to=dict[str, Any])
+    text = ask(box, [asked]).usage.prompt_tokens
+    assert ask(box, [part, asked]).usage.prompt_tokens - text == seen["tokens"]
+
+
+def test_a_damaged_picture_is_refused_and_the_engine_lives(box: Box) -> None:
+    """A whole header with half a body: the engine says that it cannot be read."""
+    stream = io.BytesIO()
+    Image.effect_noise((640, 480), 90).save(stream, "PNG")
+    broken = base64.b64encode(stream.getvalue()[:40_000]).decode()
+    with pytest.raises(openai.BadRequestError):
+        ask(box, [{"type": "image_url", "image_url": {"url": broken}}, words("What is it?")])
+    assert ask(box, "hi").choices[0].message.content == GREETING

@@ -66,11 +66,45 @@ def test_both_prefixes_serve_chat(webui: Webui, prefix: str) -> None:
 
 def test_the_body_reaches_the_engine_as_it_was(webui: Webui) -> None:
     """Nothing is added to or taken from a request's body, and no header of the client's goes on."""
-    body = {"model": "one", "messages": HELLO, "temperature": 0.25, "future_field": [1, {"a": "é"}]}
+    body = {
+        "model": "one",
+        "messages": HELLO,
+        "temperature": 0.25,
+        "stop": ["é"],
+        "max_tokens": None,
+    }
     request(webui, "POST", "/api/v1/chat/completions", json.dumps(body).encode())
     [seen] = webui.engine.seen()
     assert seen["body"] == body
     assert set(seen["headers"]) <= {"Host", "Content-Type", "Content-Length", "Accept"}
+
+
+def test_fields_of_the_engines_own_are_refused(webui: Webui) -> None:
+    """What runs templates or names cache entries never gets there; the message names the field."""
+    body = json.dumps({"model": "one", "messages": HELLO, "chat_template": "{{ x }}"}).encode()
+    status, _, answer = request(webui, "POST", "/api/v1/chat/completions", body)
+    assert (status, answer["error"]["code"]) == (400, "unsupported_parameter")
+    assert answer["error"]["param"] == "chat_template"
+    assert webui.engine.seen() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("a-1.B_2", True), ("x" * 65, False), ("a b", False), (None, False)]
+)
+def test_every_answer_has_a_name(webui: Webui, given: str | None, kept: bool) -> None:
+    """The client's own where it is one, on answers and on errors."""
+    address = urlsplit(webui.url)
+    names = []
+    for path in ("/v1/models", "/v1/nothing"):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        connection.request("GET", path, headers={"x-request-id": given} if given else {})
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        names += response.headers.get_all("x-request-id")
+    assert len(names) == 2
+    assert all(name == given for name in names) == kept
+    assert kept or names[0] != names[1]
 
 
 def test_completions_are_served(webui: Webui) -> None:
@@ -100,6 +134,20 @@ def test_stream_comes_word_by_word(webui: Webui) -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
     assert len(arrivals) == 5
     assert all(gap > 0.1 for gap in gaps), gaps
+
+
+def test_a_silent_stream_is_kept_alive(webui: Webui) -> None:
+    """Comments come while the model says nothing, between events; clients do not see them."""
+    webui.engine.script(words=3, delay_s=1.3)
+    body = json.dumps({"model": "one", "messages": HELLO, "stream": True}).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    answer = raw(webui, head.encode() + body)
+    assert answer.count(b": keep-alive\n\n") >= 3
+    assert b"data: [DONE]" in answer
+    assert len([chunk for chunk in ask(webui, stream=True) if chunk.choices[0].delta.content]) == 3
 
 
 def test_stream_is_marked_for_proxies(webui: Webui) -> None:

@@ -11,6 +11,7 @@ from support import ROOT
 from launcher.cli import build_parser
 from launcher.docs import generated
 from launcher.sample import options_table
+from webui.gateway.fields import FIELDS
 
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
 
@@ -43,3 +44,11 @@ def test_readme_names_every_key(readme: Path) -> None:
     keys = re.findall(r"^\| `([a-z_.]+)`", options_table(), re.MULTILINE)
     text = readme.read_text()
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_readme_names_every_field_of_a_request(readme: Path) -> None:
+    """Those that are passed on, and those without effect."""
+    fields = {field for path in FIELDS.values() for field in path.used | path.ignored}
+    text = readme.read_text()
+    assert [field for field in sorted(fields) if f"`{field}`" not in text] == []

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from uuid import uuid4
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from webui.gateway.errors import ApiError, method_not_allowed, not_found, send_error
-from webui.gateway.image_urls import ImageUrls
+from webui.gateway.fields import check_fields
+from webui.gateway.images import Images, encoded, parsed
 from webui.gateway.relay import ClientGoneError, Relay, read_body, refuse_unread, unless, until_gone
 from webui.settings import Settings
 
 PREFIXES = ("/api/v1", "/v1")
 
-# The engine has many more paths; some load code or stop it. Only these are passed on.
+# The engine has many more paths; some load code or stop it. Nothing else is passed on.
 ROUTES: Mapping[str, str] = {
     "/models": "GET",
     "/chat/completions": "POST",
     "/completions": "POST",
+    "/images/inspect": "POST",
 }
+
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 def api_path(path: str) -> str | None:
@@ -33,19 +40,17 @@ def api_path(path: str) -> str | None:
 class Gateway:
     """An ASGI application for the paths of :func:`api_path`."""
 
-    def __init__(self, relay: Relay, images: ImageUrls, settings: Settings) -> None:
+    def __init__(self, relay: Relay, images: Images, settings: Settings) -> None:
         self._relay = relay
         self._images = images
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = with_request_id(scope, send)
         try:
             await self._answer(scope, receive, send)
         except ApiError as error:
-            if error.status == 413:
-                await refuse_unread(receive, send, error)
-            else:
-                await send_error(send, error)
+            await send_error(send, error)
         except ClientGoneError:
             return
 
@@ -54,13 +59,29 @@ class Gateway:
         if path == "/models":
             await unless(until_gone(receive), self._send_models(send))
             return
-        body = await read_body(receive, scope, self._settings.max_request_mb)
-        await unless(until_gone(receive), self._forward(path, body, send))
+        try:
+            body = await read_body(receive, scope, self._settings.max_request_mb)
+        except ApiError as error:
+            await refuse_unread(receive, send, error)
+            return
+        work = self._forward(path, body, send)
+        del body  # not to be kept in memory for as long as the answer takes
+        await unless(until_gone(receive), work)
 
     async def _forward(self, path: str, body: bytes, send: Send) -> None:
-        if path == "/chat/completions":
-            body = await self._images.put_in(body)
+        if path == "/images/inspect":
+            await send_json(send, await self._images.inspect(body))
+            return
+        body = await self._prepared(path, body)
         await self._relay.forward("POST", f"/v1{path}", body, send)
+
+    async def _prepared(self, path: str, body: bytes) -> bytes:
+        """A request as the engine gets it: the bytes that came, unless something must change."""
+        document = parsed(body)
+        changed = check_fields(path, document)
+        if path == "/chat/completions":
+            changed |= await self._images.put_in(document)
+        return encoded(document) if changed else body
 
     async def _send_models(self, send: Send) -> None:
         """The engine's list; a demo checkpoint says that it is one."""
@@ -69,13 +90,29 @@ class Gateway:
             model["root"] = model["id"]  # the engine tells the folder on this machine
             if self._settings.notice:
                 model["description"] = self._settings.notice
-        body = json.dumps(listing, ensure_ascii=False).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(send, json.dumps(listing, ensure_ascii=False).encode())
+
+
+def with_request_id(scope: Scope, send: Send) -> Send:
+    """Name the answer, so that it can be spoken of: by the client's ``X-Request-Id``, or anew."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    name = given if REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+
+    async def send_named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", name)]
+        await send(message)
+
+    return send_named
+
+
+async def send_json(send: Send, body: bytes) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _offered_path(scope: Scope) -> str:

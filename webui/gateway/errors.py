@@ -60,6 +60,10 @@ def method_not_allowed(allowed: str) -> ApiError:
     return ApiError(405, f"Use {allowed} here.", "method_not_allowed", headers={"allow": allowed})
 
 
+def invalid_json(reason: str) -> ApiError:
+    return ApiError(400, f"The request is not valid JSON: {reason[:200]}.", "invalid_json")
+
+
 def too_large(limit_mb: int) -> ApiError:
     return ApiError(
         413,

@@ -1,4 +1,4 @@
-"""Image URLs in a chat request: fetched here, by rules, and put in as ``data:`` URLs.
+"""Images by web address: fetched here, by rules.
 
 The engine fetches nothing. A caller could otherwise have this machine read what only it can reach:
 a cloud's metadata address, a router, a database. So an address must be public, and the address that
@@ -8,15 +8,10 @@ was checked is the one that is connected to, at every redirect anew.
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import re
 import socket
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -24,17 +19,12 @@ from yarl import URL
 
 from webui.gateway.errors import ApiError
 from webui.gateway.relay import MEGABYTE
-from webui.pictures import MEDIA_TYPES, PictureError, as_data_url, media_type_of
 
-MAX_URLS = 64
 MAX_REDIRECTS = 3
 CONNECTIONS = 64
 CONNECTIONS_OF_A_REQUEST = 4
 TIMEOUT_S = 20.0
 CHUNK = 65536
-# Bodies without this are passed on as they are, unread. Other ways to write an URL (with escapes)
-# go on to the engine, which refuses them.
-_HAS_URL = re.compile(rb'"(?:image_)?url"\s*:\s*"\s*https?:', re.IGNORECASE)
 # IPv4 addresses inside IPv6 ones: translated (RFC 6052), and 6to4 (RFC 3056).
 _NAT64 = ip_network("64:ff9b::/96")
 # Not private by the register, but no part of the web: Azure's wire server, site-local addresses
@@ -110,7 +100,7 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """An image: its URL, its number in the request (from 1), how often it is used."""
 
     url: str
@@ -119,7 +109,7 @@ class _Wanted:
 
 
 class ImageUrls:
-    """Fetches what a request's image URLs name.
+    """Fetches images.
 
     Args:
         max_mb: of one image, in MB of a million bytes.
@@ -138,36 +128,18 @@ class ImageUrls:
         await self._public.close()
         await self._private.close()
 
-    async def put_in(self, body: bytes) -> bytes:
-        """The body with every http(s) image as data; the same body where there is none.
+    async def fetch(self, images: list[Wanted]) -> dict[str, bytes]:
+        """The bytes behind each URL; the first failure ends the others.
 
         Raises:
             ApiError: an image cannot be had; says which and why.
         """
-        if not _HAS_URL.search(body):
-            return body
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            return body  # the engine says what is wrong with it
-        holders = [*_holders(document)]
-        if len(holders) > MAX_URLS:
-            raise _refused(f"A request may have at most {MAX_URLS} image URLs.")
-        uses = Counter(holder["url"] for _, holder in holders)
-        numbers = {holder["url"]: number for number, holder in reversed(holders)}
-        data = await self._all_as_data([_Wanted(url, numbers[url], uses[url]) for url in uses])
-        for _, holder in holders:
-            holder["url"] = data[holder["url"]]
-        return json.dumps(document).encode()
-
-    async def _all_as_data(self, images: list[_Wanted]) -> dict[str, str]:
-        """Each URL's data; the first failure ends the others."""
         gate = asyncio.Semaphore(CONNECTIONS_OF_A_REQUEST)
         request = _Request(gate, self._max_sum_mb * MEGABYTE, self._max_sum_mb)
         try:
             async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
                 tasks = {
-                    image.url: group.create_task(self._as_data(image, request)) for image in images
+                    image.url: group.create_task(self._bytes_of(image, request)) for image in images
                 }
         except TimeoutError:
             raise _refused(f"The images took over {TIMEOUT_S:.0f} s to fetch.") from None
@@ -175,31 +147,31 @@ class ImageUrls:
             raise failed.exceptions[0] from None
         return {url: task.result() for url, task in tasks.items()}
 
-    async def _as_data(self, image: _Wanted, request: _Request) -> str:
-        """One image as a ``data:`` URL."""
+    async def _bytes_of(self, image: Wanted, request: _Request) -> bytes:
         where = f"Image {image.number}"
         try:
             url = _as_written(image.url.strip())
         except ValueError:
-            raise _refused(f"{where}: its URL cannot be read.") from None
+            raise _refused(f"{where}: its URL cannot be read.", "media_url_refused") from None
         async with request.gate:
             for _ in range(MAX_REDIRECTS + 1):
                 try:
                     answer = await self._get(url, where, image, request)
                 except (OSError, aiohttp.ClientError, ValueError) as error:
-                    raise _refused(f"{where}: {_host(url)} {_reason(error)}.") from None
+                    reason, code = _reason(error)
+                    raise _refused(f"{where}: {host_of(url)} {reason}.", code) from None
                 if isinstance(answer, bytes):
-                    return await _data_url(answer, f"{where}: what {_host(url)} sent")
+                    return answer
                 url = answer
-        raise _refused(f"{where}: {_host(url)} redirects too often.")
+        raise _refused(f"{where}: {host_of(url)} redirects too often.")
 
-    async def _get(self, url: URL, where: str, image: _Wanted, request: _Request) -> bytes | URL:
+    async def _get(self, url: URL, where: str, image: Wanted, request: _Request) -> bytes | URL:
         """What is there, or where it is instead."""
         async with self._session_for(url).get(url, allow_redirects=False) as response:
             if response.status in {301, 302, 303, 307, 308}:
                 return url.join(_as_written(response.headers.get("location", "")))
             if response.status != 200:
-                raise _refused(f"{where}: {_host(url)} answered {response.status}.")
+                raise _refused(f"{where}: {host_of(url)} answered {response.status}.")
             parts, size = [], 0
             async for part in response.content.iter_chunked(CHUNK):
                 size += len(part)
@@ -245,14 +217,6 @@ def _as_written(text: str) -> URL:
     return url
 
 
-async def _data_url(data: bytes, what: str) -> str:
-    try:
-        kind = await asyncio.to_thread(media_type_of, io.BytesIO(data), what, tuple(MEDIA_TYPES))
-    except PictureError as error:
-        raise _refused(str(error)) from None
-    return as_data_url(kind, data)
-
-
 def _session(resolver: AbstractResolver | None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=CONNECTIONS),
@@ -262,43 +226,26 @@ def _session(resolver: AbstractResolver | None) -> aiohttp.ClientSession:
     )
 
 
-def _holders(document: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every ``image_url`` object with an http(s) URL, and the number of its image from 1."""
-    messages = document.get("messages") if isinstance(document, dict) else None
-    number = 0
-    for message in messages if isinstance(messages, list) else []:
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else []:
-            if not isinstance(part, dict) or part.get("image_url") is None:
-                continue
-            number += 1
-            holder = part["image_url"]
-            if isinstance(holder, str):  # some clients leave the object out
-                holder = part["image_url"] = {"url": holder}
-            url = holder.get("url") if isinstance(holder, dict) else None
-            if isinstance(url, str) and re.match(r"\s*https?:", url, re.IGNORECASE):
-                yield number, holder
+def _refused(message: str, code: str = "image_not_available") -> ApiError:
+    return ApiError(400, message, code, param="messages")
 
 
-def _refused(message: str) -> ApiError:
-    return ApiError(400, message, "image_not_available", param="messages")
-
-
-def _host(url: URL) -> str:
+def host_of(url: URL) -> str:
+    """For a message: as much of the name as can be shown."""
     host = (url.host or "its host")[:200]
     return host.encode("ascii", "replace").decode()
 
 
-def _reason(error: Exception) -> str:
-    """Why a fetch failed. Names in a private network and names that do not exist sound alike, so
-    that nobody can list ours."""
+def _reason(error: Exception) -> tuple[str, str]:
+    """Why a fetch failed, and the code for it. Names in a private network and names that do not
+    exist sound alike, so that nobody can list ours."""
     if isinstance(error, aiohttp.ClientSSLError):
-        return "has no valid certificate"
+        return "has no valid certificate", "image_not_available"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (_NotPublicError, aiohttp.ClientConnectorDNSError)):
-            return "is not an address on the public web"
+            return "is not an address on the public web", "media_url_refused"
         cause = getattr(cause, "os_error", None) or cause.__cause__
     if isinstance(error, aiohttp.InvalidURL | UnicodeError):
-        return "is not a name that can be used"
-    return "cannot be reached"
+        return "is not a name that can be used", "media_url_refused"
+    return "cannot be reached", "image_not_available"

@@ -18,8 +18,12 @@ MEGABYTE = 1_000_000
 LINGER_S = 1.0
 LINGER_MB = 16
 
+# A comment in a stream of events; clients skip it.
+KEEP_ALIVE = b": keep-alive\n\n"
+END_OF_EVENT = b"\n\n"
+
 # What of an answer's headers belongs to the answer and not to the connection it came over.
-KEPT_HEADERS = ("content-type", "content-length", "x-request-id")
+KEPT_HEADERS = ("content-type", "content-length")
 
 
 class ClientGoneError(Exception):
@@ -103,10 +107,12 @@ class Relay:
         session: aiohttp.ClientSession,
         upstream: str,
         unavailable: Callable[[], ApiError],
+        keep_alive_s: float,
     ) -> None:
         self._session = session
         self._upstream = upstream
         self._unavailable = unavailable
+        self._keep_alive_s = keep_alive_s
 
     async def open(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
         """Send a request and wait for the answer's headers.
@@ -148,13 +154,63 @@ class Relay:
         async with response:
             await send(_start(response))
             try:
-                async for chunk in response.content.iter_any():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if _is_event_stream(response):
+                    await self._forward_events(response, send)
+                else:
+                    async for chunk in response.content.iter_any():
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except TimeoutError:
                 await _end_early(response, engine_stalled(), send)
             except aiohttp.ClientError:
                 await _end_early(response, engine_lost(), send)
             await send({"type": "http.response.body", "body": b""})
+
+    async def _forward_events(self, response: aiohttp.ClientResponse, send: Send) -> None:
+        """Relay a stream, with a comment wherever it is silent for long.
+
+        Proxies cut connections on which nothing comes, often after 100 s; a model may think longer.
+        """
+        heartbeat = Heartbeat(send, self._keep_alive_s)
+        beating = asyncio.create_task(heartbeat.run())
+        try:
+            async for chunk in response.content.iter_any():
+                await heartbeat.pass_on(chunk)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+
+class Heartbeat:
+    """Passes a stream on, and sends a comment after ``seconds`` without anything else.
+
+    Comments come between events only, also while a slow reader holds up what was sent before.
+    """
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._sending = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._last = self._clock()
+        self._end = END_OF_EVENT  # the last bytes that went out
+
+    async def pass_on(self, chunk: bytes) -> None:
+        async with self._sending:
+            self._end = (self._end + chunk)[-len(END_OF_EVENT) :]
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._last = self._clock()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._last + self._seconds - self._clock())
+            async with self._sending:
+                if self._clock() - self._last < self._seconds:
+                    continue
+                if self._end == END_OF_EVENT:
+                    comment = {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
+                    await self._send(comment)
+                self._last = self._clock()
 
 
 def _is_event_stream(response: aiohttp.ClientResponse) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from webui.gateway import image_urls
 from webui.gateway.errors import ApiError
-from webui.gateway.image_urls import _HAS_URL, ImageUrls, PublicResolver, _holders, is_public
+from webui.gateway.image_urls import ImageUrls, PublicResolver, Wanted, is_public
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34"])
@@ -92,10 +91,10 @@ def test_a_host_that_stays_silent_has_a_limit(monkeypatch: pytest.MonkeyPatch) -
         images = ImageUrls(1, 1, frozenset({"localhost"}))
         server = await asyncio.start_server(stay_silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        parts = [{"image_url": {"url": f"http://localhost:{port}/{n}"}} for n in range(9)]
+        wanted = [Wanted(f"http://localhost:{port}/{n}", n, 1) for n in range(9)]
         try:
             with pytest.raises(ApiError) as caught:
-                await asyncio.wait_for(images.put_in(json.dumps(user(*parts)).encode()), 5)
+                await asyncio.wait_for(images.fetch(wanted), 5)
             await asyncio.wait_for(gone.wait(), 5)
         finally:
             server.close()
@@ -103,59 +102,3 @@ def test_a_host_that_stays_silent_has_a_limit(monkeypatch: pytest.MonkeyPatch) -
         return caught.value.message
 
     assert asyncio.run(ask()) == "The images took over 0 s to fetch."
-
-
-def user(*parts: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": [*parts]}]}
-
-
-def test_images_are_numbered_over_the_whole_request() -> None:
-    """Data URLs count too, so that an error names the image that the caller means."""
-    document = {
-        "messages": [
-            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]},
-            {"role": "assistant", "content": "text"},
-            {"role": "user", "content": [{"image_url": {"url": " HTTPS://a/b"}}, {"type": "text"}]},
-            {"role": "user", "content": [{"image_url": "http://c"}]},
-        ]
-    }
-    assert [(n, holder["url"]) for n, holder in _holders(document)] == [
-        (2, " HTTPS://a/b"),
-        (3, "http://c"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        [],
-        {"messages": "x"},
-        {
-            "messages": [
-                1,
-                {"content": 3},
-                {"content": [None, {"image_url": None}, {"image_url": 0}]},
-            ]
-        },
-        user({"image_url": {"url": 5}}, {"image_url": {}}),
-        user({"type": "text", "text": '{"url": "http://x"}'}),
-    ],
-)
-def test_what_is_no_image_url_is_left_alone(document: Any) -> None:
-    """Any shape is survived; the engine says what is wrong with it."""
-    assert [*_holders(document)] == []
-
-
-@pytest.mark.parametrize(
-    ("body", "found"),
-    [
-        (json.dumps(user({"image_url": {"url": "https://x/y"}})), True),
-        (json.dumps(user({"image_url": "http://x"})), True),
-        ('{"image_url": {"detail": "low", "url" : "HTTP:\\/\\/x"}}', True),
-        (json.dumps(user({"image_url": {"url": "data:image/png;base64,AAAA"}})), False),
-        (json.dumps(user({"type": "text", "text": "see https://x"})), False),
-    ],
-)
-def test_bodies_without_urls_are_not_read(body: str, found: bool) -> None:
-    """The quick look finds the usual ways to write one."""
-    assert bool(_HAS_URL.search(body.encode())) == found
