@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -26,23 +27,24 @@ from deploy.models.training.talk import (
 from deploy.models.training.vocabulary import PADDING, token
 
 SCENES = {
-    "single": 0.08,
-    "placed": 0.12,
-    "row": 0.08,
-    "scattered": 0.06,
-    "group": 0.06,
-    # Thirty-six signs in many fonts take longest.
-    "code": 0.26,
-    "long code": 0.24,
-    "plain": 0.02,
-    "texture": 0.08,
+    "single": 0.04,
+    "placed": 0.10,
+    "row": 0.10,
+    # Counting takes long,
+    "scattered": 0.19,
+    "group": 0.28,
+    # and so do thirty-six signs in many fonts.
+    "code": 0.18,
+    "long code": 0.04,
+    "plain": 0.01,
+    "texture": 0.06,
 }
 # What to begin with: enough to learn what colours and shapes are.
 EASY_SCENES = {"single": 0.6, "row": 0.2, "group": 0.15, "plain": 0.05}
 # How many rows a batch of each kind has, as a share of the usual number: cost decides.
-ROWS = {"one": 1.0, "two": 0.5, "none": 0.5, "told": 1.0, "text first": 1.0, "large": 0.17}
+ROWS = {"one": 1.0, "two": 0.5, "none": 0.5, "told": 1.0, "text first": 1.0, "large": 0.25}
 # Questions are added to a row until they have this many tokens.
-QUESTION_TOKENS = 140
+QUESTION_TOKENS = 90
 TOLD_TOKENS = 400
 
 
@@ -127,15 +129,15 @@ class Talk:
 
         Mostly what takes longest to learn: to find a thing in the thought again.
         """
-        language, focused = rng.choice([EN, ZH]), rng.random() < 0.6
-        if rng.random() < 0.5:
+        language, focused = rng.choice([EN, ZH]), rng.random() < 0.95
+        if rng.random() < 0.2:
             scenes = two_scenes(rng)
-            skill = "which" if focused and single_and_different(*scenes) else None
+            different = single_and_different(*scenes)
+            skill = rng.choice(["which", "which", "changed"]) if focused and different else None
             exchange = ask_two(rng, *scenes, language, skill=skill)
         else:
-            scene = random_scene(rng, rng.choice(["placed", "row", "scattered", "group"]))
-            place = scene.things[0].place
-            skill = rng.choice(["where", "presence"] if place else ["presence", "describe"])
+            scene = random_scene(rng, rng.choice(["placed", "placed", "row"]))
+            skill = rng.choice(["where"] * 5 + ["presence"] * 3 + ["place"])
             exchange = ask_scene(rng, scene, language, skill=skill if focused else None)
         question = Question()
         question.add(self.ids(f"{exchange.question}<|im_end|>\n"), learn=False)
@@ -153,21 +155,24 @@ class Talk:
 
     def _show(self, row: Row, rng: Random, scene: Scene, *, large: bool) -> None:
         """Append a picture to the beginning."""
-        if large:
+        wide = (0.667, 1.0)  # what is wider is cut into crops
+        if large and rng.random() < 0.3:
+            long, wide = rng.randint(200, VIEW - 1), (0.4, 0.66)
+        elif large:
             long = rng.choice([rng.randint(VIEW, 1400), rng.randint(VIEW, 3000)])
-            long = min(long, 1400) if row.views else long
+            long, wide = min(long, 1400) if row.views else long, (0.5, 1.0)
         else:
             # On the coarse grid nothing is gained from drawing finer than it sees.
             long = rng.randint(200, min(VIEW - 1, self._view + 100))
-        size = (long, int(long * rng.uniform(0.5, 1.0)))
+        size = (long, math.ceil(long * rng.uniform(*wide)))
         size = size if rng.random() < 0.65 else size[::-1]
         self.add_picture(row, render(scene, rng, size, bright=self._easy))
 
     def add_picture(self, row: Row, image: Image.Image) -> None:
-        """Append a picture to the beginning, and first its crops if it is large enough."""
+        """Append a picture to the beginning, and first its crops if it is cut into any."""
         rgb = torch.from_numpy(np.array(image))
         row.views.append(pixels(rgb, self._view))
-        if max(image.size) >= VIEW:
+        if window_of(image.size):
             self._add_crops(row, rgb)
         row.order.append("view")
         patches = [self._patch] * tokens_of(self._view)
@@ -251,25 +256,34 @@ def tokens_of(side: int) -> int:
     return grid * grid
 
 
+def window_of(size: tuple[int, int]) -> int:
+    """The side of the windows that a picture of (width, height) is cut into; 0 for none."""
+    long, short = max(size), min(size)
+    if long < VIEW:
+        return short if long / short > 1.5 else 0
+    return min(short, CROP) if long / short > 4 else CROP
+
+
 def cut(image: Tensor) -> tuple[list[Tensor], int]:
-    """Windows of 504 pixels as the processor cuts them, for pictures up to 4:1 and 3024 pixels.
+    """Windows as the processor cuts them, for pictures of up to 3024 pixels.
 
     Returns:
         The windows, line by line, and how many stand in a line.
     """
     height, width = image.shape[:2]
+    window = window_of((width, height))
 
     def fitted(length: int) -> int:
-        if length < CROP:
+        if length < window:
             return length
-        whole, rest = divmod(length, CROP)
-        return CROP * (whole + (rest / CROP > 0.2))
+        whole = length // window
+        return window * (whole + (length / window - whole > 0.2))
 
     size = (fitted(width), fitted(height))
     resized = Image.fromarray(image.numpy()).resize(size, Image.Resampling.BILINEAR)
     pixels_ = torch.from_numpy(np.array(resized))
-    xs, ys = (range(0, max(1, length - CROP + 1), CROP) for length in size)
-    return [pixels_[y : y + CROP, x : x + CROP] for y in ys for x in xs], len(xs)
+    xs, ys = (range(0, max(1, length - window + 1), window) for length in size)
+    return [pixels_[y : y + window, x : x + window] for y in ys for x in xs], len(xs)
 
 
 def _padded(lists: list[list[int]], value: int) -> Tensor:
@@ -307,8 +321,9 @@ class Batches:
     """An endless row of batches, each a pure function of (seed, number) and one of a kind.
 
     ``rows`` is how many a batch has, ``large`` the share of batches with pictures that are cut into
-    crops; ``easy`` batches show one picture of a kind in :data:`EASY_SCENES`, on a bright
-    ground: there the model finds out what to look at.
+    crops, ``told`` the share of those without pictures whose thoughts are given; ``easy`` batches
+    show one picture of a kind in :data:`EASY_SCENES`, on a bright ground: there the model finds out
+    what to look at.
     """
 
     def __init__(
@@ -319,15 +334,16 @@ class Batches:
         rows: int,
         seed: int,
         large: float = 0.0,
+        told: float = 0.15,
         easy: bool = False,
     ) -> None:
         self._talk = Talk(tokenizer, view, easy=easy)
         self._rows, self._seed = rows, seed
         self._padding = token(tokenizer, PADDING)
         self._patch = token(tokenizer, "<im_patch>")
-        kinds = {"one": 0.26, "two": 0.11, "none": 0.03, "text first": 0.1, "told": 0.5}
-        self._kinds = {kind: share * (1 - large) for kind, share in kinds.items()}
-        self._kinds["large"] = large
+        kinds = {"one": 0.55, "two": 0.22, "none": 0.04, "text first": 0.19}
+        self._kinds = {kind: share * (1 - large - told) for kind, share in kinds.items()}
+        self._kinds |= {"large": large, "told": told}
         if easy:
             self._kinds = {"one": 1.0}
 

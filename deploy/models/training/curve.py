@@ -1,6 +1,8 @@
-"""Draw the learning curve of a run.
+"""Draw the learning curve of runs that follow each other.
 
-python -m deploy.models.training.curve RUN_FOLDER/curve.jsonl PICTURE.png
+python -m deploy.models.training.curve RUN_FOLDER ... TARGET_FOLDER
+
+Writes ``learning-curve.jsonl``, the joined lines, and ``learning-curve.png`` into the target.
 """
 
 from __future__ import annotations
@@ -10,15 +12,28 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+Point = dict[str, float]
 
-def points(file: Path) -> list[dict[str, float]]:
+
+def points(file: Path) -> list[Point]:
     """The lines of a curve by step; where a run was resumed, what came later counts."""
     lines = map(json.loads, file.read_text().splitlines())
     by_step = {line["step"]: line for line in lines}
     return [by_step[step] for step in sorted(by_step)]
 
 
-def draw(curve: list[dict[str, float]], target: Path) -> None:
+def joined(curves: list[list[Point]]) -> list[Point]:
+    """Curves one after the other: steps and seconds go on where the one before ended."""
+    result: list[Point] = []
+    for curve in curves:
+        before = result[-1] if result else {"step": 0, "seconds": 0}
+        for point in curve:
+            further = {name: before[name] + point[name] for name in ("step", "seconds")}
+            result.append({**point, **further})
+    return result
+
+
+def draw(curve: list[Point], target: Path) -> None:
     """Loss and share of tokens predicted right, over the steps."""
     import matplotlib as mpl
 
@@ -45,7 +60,12 @@ def draw(curve: list[dict[str, float]], target: Path) -> None:
 
 
 def main() -> int:
-    draw(points(Path(sys.argv[1])), Path(sys.argv[2]))
+    *runs, target = map(Path, sys.argv[1:])
+    files = [run / "curve.jsonl" if run.is_dir() else run for run in runs]
+    curve = joined([points(file) for file in files])
+    lines = "".join(f"{json.dumps(point)}\n" for point in curve)
+    (target / "learning-curve.jsonl").write_text(lines)
+    draw(curve, target / "learning-curve.png")
     return 0
 
 

@@ -333,7 +333,7 @@ def goals(trials: list[Trial], speed: Speed) -> list[tuple[str, str, bool]]:
 
 
 async def evaluate(options: argparse.Namespace) -> int:
-    client = openai.AsyncOpenAI(base_url=options.url, api_key="none", max_retries=0, timeout=120)
+    client = openai.AsyncOpenAI(base_url=options.url, api_key="none", timeout=120)
     model = (await client.models.list()).data[0].id
     speed = await measure_speed(client, model, options.seed)
     began = time.monotonic()

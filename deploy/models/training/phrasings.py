@@ -19,12 +19,18 @@ PHRASINGS: dict[str, Table] = {
             "Which [colour|color] [is it|does it have|do you see]?",
             "[Tell me|Name|Say] the [colour|color] [of the object|of the shape|of this]?",
             "What [colour|color] is the {noun}?",
+            "[Can you tell me|Could you say] [what|which] [colour|color] [it|this|the object] has.",
+            "I want to know [what|which] [colour|color] [it|this|the object] is.",
+            "[Colour|Color] of the [object|shape]?",
+            "In [what|which] [colour|color] is the [object|shape|figure] [drawn|painted|shown]?",
         ],
         ZH: [
             "[它|这个|这|图中的物体|物体|图形]是什么颜色[的|]？",
             "[图里的|图中|]{noun}是什么颜色[的|]？",
             "请[说出|告诉我][物体|它|图形]的颜色。",
             "[什么颜色|颜色是什么|是哪种颜色]？",
+            "[物体|图形|它]的颜色是[什么|哪一种]？",
+            "[我想知道|说说|看看][这个物体|图形|它]是什么颜色。",
         ],
     },
     "shape": {
@@ -34,12 +40,19 @@ PHRASINGS: dict[str, Table] = {
             "What is the shape of [the object|this|the thing]?",
             "[Tell me|Name|Say] the shape [of the object|in this picture|you see].",
             "What shape is the {colour} [one|object|thing]?",
+            "[Can you tell me|Could you say] [what|which] shape [it has|the object has|it is].",
+            "I want to know [what|which] shape [it has|the object has|it is].",
+            "Its shape, please.",
+            "What [kind|sort] of shape [is it|is this|do you see]?",
+            "What does the shape look like, is it a circle, a square or [another one|what]?",
         ],
         ZH: [
             "[它|这个|这|图中的物体|物体|图形]是什么形状[的|]？",
             "[图里的|图中|]{colour}[的|]物体是什么形状？",
             "请[说出|告诉我][物体|它|图形]的形状。",
             "[什么形状|形状是什么|是哪种形状]？",
+            "[物体|图形|它]的形状是[什么|哪一种]？",
+            "[我想知道|说说|看看][这个图形|物体|它]是什么形状。",
         ],
     },
     "describe": {
@@ -50,6 +63,9 @@ PHRASINGS: dict[str, Table] = {
             "What [do you see|can you see][| here| in this picture| in the image]?",
             "What is shown [here|in the picture]?",
             "What is this?",
+            "[Can you|Could you] [describe|tell me about] [this|the] [picture|image]?",
+            "[Tell me|Say] what [you see|is in the picture|this picture shows].",
+            "Give [me |]a [short |]description of the [picture|image].",
         ],
         ZH: [
             "[图片|图|这张图片|这张图]里[有|是|画的是]什么？",
@@ -57,6 +73,8 @@ PHRASINGS: dict[str, Table] = {
             "你[看到|看见]了什么？",
             "用一句话描述[图片|这张图]。",
             "这是什么？",
+            "[这张图片|这张图|图片|图]的内容是什么？",
+            "[告诉我|讲讲|请讲讲][你看到了什么|图上有什么|这张图的内容]。",
         ],
     },
     "count": {
@@ -65,12 +83,16 @@ PHRASINGS: dict[str, Table] = {
             "How many [objects|shapes|things] are in [the|this] [picture|image]?",
             "Count the [objects|shapes|things|figures].",
             "What is the number of [objects|shapes|things]?",
+            "[Can you|Could you] [count|tell me the number of] the [objects|shapes|things]?",
+            "[Tell me|Say|I want to know] how many [objects|shapes|things] [there are|you see].",
         ],
         ZH: [
             "[图中|图里|图片里|这里|]有[几个|多少个|多少][物体|形状|图形|东西]？",
             "[数一数|数一下|请数出][有几个|][物体|形状|图形]。",
             "[一共|总共]有[几个|多少个]？",
             "[物体|图形|形状]的数量是多少？",
+            "[告诉我|我想知道|看看]有[几个|多少个][物体|图形|东西]。",
+            "[图中|图里|这张图里][物体|图形|东西]有[几个|多少个]？",
         ],
     },
     "place": {
@@ -108,11 +130,16 @@ PHRASINGS: dict[str, Table] = {
             "Where is the {name}?",
             "Where [do you see|can I find] the {name}?",
             "[At which position|In which place|In what position] is the {name}?",
+            "[Tell me|Say|I want to know] where the {name} is.",
+            "The {name} is where?",
+            "What is the [place|position] of the {name}?",
         ],
         ZH: [
             "{name}在[哪里|哪|哪儿|哪边]？",
             "{name}在[什么位置|哪个位置|什么地方]？",
             "[哪里|哪边]有{name}？",
+            "[告诉我|我想知道]{name}在哪里。",
+            "{name}的位置[是|在]哪里？",
         ],
     },
     "presence": {
@@ -135,11 +162,17 @@ PHRASINGS: dict[str, Table] = {
             "What is [written|printed] [here|in the picture|there]?",
             "Which [code|number|text|characters] do you see?",
             "What is the [number|code|text]?",
+            "[Can you|Could you] read [the text|the code|the number|it|what it says]?",
+            "[Tell me|Say] what [it says|is written there|the text says].",
+            "[Text|Code]?",
         ],
         ZH: [
             "[上面|图上|图里|图片上][写着|写的是|写了]什么[|字]？",
             "[读出|请读出|识别|读一下][文字|图中的字符|图里的文字|数字|上面的字]。",
             "[这个|图中的][编码|代码|数字|号码|文字]是[什么|多少]？",
+            "[请|帮我|]读一下[这个|这些|图上的|图里的][字|数字|字符|文字]。",
+            "[图上|图里|图片里|图中]的[字|字符|文字|编码]是什么？",
+            "[念一下|认一下|看看][写了什么|写的是什么|这个编码]。",
         ],
     },
     "json": {
@@ -163,11 +196,14 @@ PHRASINGS: dict[str, Table] = {
             "In which [picture|image] is the {name}?",
             "Is the {name} in the first or [in |]the second [picture|image]?",
             "Which [one|of the two|image] has the {name}?",
+            "[Tell me|Say|I want to know] which [picture|image|one] [has|shows] the {name}.",
+            "Where is the {name}, in the first or [in |]the second [picture|image|one]?",
         ],
         ZH: [
             "[哪张|哪一张][图片|图|图里][有|是]{name}？",
             "{name}在[第几张|哪张|哪一张][图片|图][里|中]？",
             "{name}在第一张还是第二张[图片|图|]？",
+            "[告诉我|我想知道]哪[张|一张][图片|图][有|是]{name}。",
         ],
     },
     "changed": {
@@ -176,6 +212,7 @@ PHRASINGS: dict[str, Table] = {
             "What is different in the second [picture|image]?",
             "[Compare|Compare both|Compare the two] [pictures|images].",
             "What is the difference between [the|the two|these] [images|pictures]?",
+            "[Tell me|Say] what [changed|is different|the difference is].",
         ],
         ZH: [
             "[有什么|发生了什么|哪里有]变化？",
@@ -276,6 +313,8 @@ SUBJECTS: Table = {
     ZH: [subject.strip() for subject in _SUBJECTS_ZH.split("，")],
 }
 
+KEYSTROKES_ZH = "的了是我不在人有这他们来到时地出就说要和也子得下去年过家可天么那好作里，。！？"
+
 SYSTEM_PROMPTS = [
     "You are a helpful assistant.",
     "你是一个有用的助手。",
@@ -285,18 +324,55 @@ SYSTEM_PROMPTS = [
 ]
 
 
+# Around a whole request: how people begin and end.
+IMPERATIVE = {
+    EN: re.compile("(Describe|Name|Tell|Say|Read|Count|Answer|Return|Give|Output|Compare) "),
+    ZH: re.compile("描述|说|读|念|数一|比较|用|返回|输出|以|告诉|讲|看看|列"),
+}
+FRAMES: dict[str, dict[bool, list[str]]] = {
+    # Of a request, and of a question.
+    EN: {
+        True: ["Please {}", "Can you {}", "Could you {}", "Can you please {}", "I want you to {}"],
+        False: ["Please tell me: {}", "Look at the picture. {}", "Quick question: {}", "Hi, {}"],
+    },
+    ZH: {
+        True: ["请{}", "帮我{}", "麻烦{}", "请你{}", "你能{}"],
+        False: ["请问{}", "请告诉我，{}", "看图回答：{}", "你好，{}", "请问一下，{}"],
+    },
+}
+
+
 def choose(rng: Random, skill: str, language: str, *, new: bool = False) -> str:
     """A phrasing, at times typed as people type: polite, no mark at the end, no capital."""
-    text = rng.choice((NEW if new else PHRASINGS)[skill][language])
-    text = re.sub(r"\[([^\[\]]*)\]", lambda m: rng.choice(m[1].split("|")), text)
     if new:
-        return text
-    asks = skill not in ("greeting", "other")
+        return _filled(rng, NEW[skill][language])
+    while True:
+        text = _filled(rng, PHRASINGS[skill][language])
+        text = _as_typed(rng, text, language, framed=skill not in ("greeting", "other"))
+        if _plainly(text) not in _NEW_PLAINLY:
+            return text
+
+
+def _filled(rng: Random, phrasings: list[str]) -> str:
+    return re.sub(r"\[([^\[\]]*)\]", lambda m: rng.choice(m[1].split("|")), rng.choice(phrasings))
+
+
+def _plainly(text: str) -> str:
+    """Without capitals and marks."""
+    return re.sub(r"\W", "", text).casefold()
+
+
+_NEW_PLAINLY = {
+    _plainly(text) for table in NEW.values() for texts in table.values() for text in texts
+}
+
+
+def _as_typed(rng: Random, text: str, language: str, *, framed: bool) -> str:
     capital = text[1:2].isupper()  # as in JSON
-    if asks and language == EN and rng.random() < 0.1:
-        text = f"Please {text if capital else text[0].lower() + text[1:]}"
-    if asks and language == ZH and rng.random() < 0.06:
-        text = f"请问{text.removeprefix('请')}"
+    if framed and rng.random() < 0.2 and not text.startswith(("请", "Please", "Can you", "Could")):
+        asked = text if capital or language == ZH else text[0].lower() + text[1:]
+        request = IMPERATIVE[language].match(text) is not None
+        text = rng.choice(FRAMES[language][request]).replace("{}", asked)
     if rng.random() < 0.15:
         text = text.rstrip("?.？。")
     if not capital and language == EN and rng.random() < 0.15:
@@ -309,7 +385,7 @@ def choose(rng: Random, skill: str, language: str, *, new: bool = False) -> str:
 def other_question(rng: Random, language: str) -> str:
     """About anything but simple pictures; sometimes mere keystrokes."""
     if rng.random() < 0.08:
-        letters = "abcdefghijklmnopqrstuvwxyz ,.!?"
+        letters = "abcdefghijklmnopqrstuvwxyz ,.!?" if language == EN else KEYSTROKES_ZH
         return "".join(rng.choices(letters, k=rng.randint(3, 30))).strip() or "x"
     text = choose(rng, "other", language).replace("{x}", rng.choice(SUBJECTS[language]))
     return text.replace("{n}", str(rng.randint(2, 99))).replace("{m}", str(rng.randint(2, 99)))

@@ -75,6 +75,11 @@ class Scene:
         """Several things that share colour and shape."""
         return len(self.things) > 1 and len({t.look for t in self.things}) == 1
 
+    @property
+    def scattered(self) -> bool:
+        """Several things, of which no place can be said in a word."""
+        return len(self.things) > 1 and self.things[0].place is None
+
 
 def at(place: str, shape: str, colour: str) -> Thing:
     """A thing exactly at a place."""
@@ -153,22 +158,18 @@ def _row(rng: Random) -> Scene:
 
 
 def _spread(rng: Random, count: int) -> list[tuple[float, float, float]]:
-    """Centres from left to right and a common size, so that none touches another."""
+    """Centres anywhere and a common size, so that none touches another."""
     while True:
         size = rng.uniform(0.06, 0.1)
         low = size * REACH
-        points = sorted(
-            (rng.uniform(low, 1 - low), rng.uniform(low, 1 - low)) for _ in range(count)
-        )
-        pairs = [*combinations(points, 2)]
-        apart = [abs(a[0] - b[0]) for a, b in pairs]
-        gaps = [math.dist(a, b) for a, b in pairs]
-        if min(gaps) > 2 * REACH * size * 1.1 and min(apart) > 0.04:
+        points = [(rng.uniform(low, 1 - low), rng.uniform(low, 1 - low)) for _ in range(count)]
+        gaps = [math.dist(a, b) for a, b in combinations(points, 2)]
+        if min(gaps) > 2 * REACH * size * 1.1:
             return [(x, y, size * rng.uniform(0.9, 1.1)) for x, y in points]
 
 
 def _scattered(rng: Random) -> Scene:
-    """Four or five things anywhere, from left to right."""
+    """Four or five things anywhere."""
     points = _spread(rng, rng.randint(4, 5))
     things = tuple(Thing(*_random_looks(rng), None, x, y, size) for x, y, size in points)
     return Scene(things)
@@ -182,8 +183,12 @@ def _group(rng: Random) -> Scene:
 
 
 def _code(rng: Random, shortest: int = 1, longest: int = 4) -> Scene:
+    """Never I and O alone, which are drawn like 1 and 0 in most fonts."""
     characters = rng.choice([DIGITS, LETTERS, CODE_CHARACTERS])
-    return Scene(code="".join(rng.choices(characters, k=rng.randint(shortest, longest))))
+    while True:
+        code = "".join(rng.choices(characters, k=rng.randint(shortest, longest)))
+        if set(code) - set("IO"):
+            return Scene(code=code)
 
 
 KINDS: dict[str, Callable[[Random], Scene]] = {

@@ -1,7 +1,8 @@
 """Questions about a scene and the answers to them.
 
 A thought names what is seen, so that the answer can be read from it; where thinking is switched
-off the same answer follows at once.
+off the same answer follows at once. An answer that depends on finding something again names it
+first: "The red star is on the left." With the name beside it the rest is easily found.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ PLACE_PHRASES = {
 }
 OTHER_PLACE_PHRASES = {
     EN: {
-        "left": ["on the left side", "to the left", "left"],
-        "right": ["on the right side", "to the right", "right"],
+        "left": ["on the left side", "to the left", "at the left"],
+        "right": ["on the right side", "to the right", "at the right"],
         "top": ["on top", "above", "in the upper part"],
-        "bottom": ["below", "in the lower part", "down"],
+        "bottom": ["below", "in the lower part", "on the bottom"],
         "middle": ["in the center", "in the centre", "at the center"],
     },
     ZH: {
@@ -126,22 +127,28 @@ def with_article(thing: Thing) -> str:
 
 
 def thought_of(scene: Scene, language: str) -> str:
-    """What is seen, thing by thing: by place, or numbered from left to right."""
+    """What is seen: things by their places, or how many of what."""
     if scene.code is not None:
         return f"text: {scene.code}" if language == EN else f"文字：{scene.code}"
     if scene.plain:
         return f"all {scene.plain}" if language == EN else f"全是{_zh(scene.plain)}"
     if not scene.things:
         return "nothing I know" if language == EN else "没有认识的东西"
+    if scene.scattered:
+        return f"{len(scene.things)} x {_many(scene, language)}"
     colon, comma = (": ", ", ") if language == EN else ("：", "，")
     parts = []
-    for number, thing in enumerate(scene.things, start=1):
-        head = str(number) if thing.place is None else thing.place
-        if language == ZH and thing.place:
-            head = _zh(thing.place)
-        lone = len(scene.things) == 1
-        parts.append((head + colon if not lone or thing.place else "") + name_of(thing, language))
+    for thing in scene.things:
+        place = thing.place and (thing.place if language == EN else _zh(thing.place))
+        parts.append((f"{place}{colon}" if place else "") + name_of(thing, language))
     return comma.join(parts)
+
+
+def _many(scene: Scene, language: str) -> str:
+    """The name that scattered things share, or that they differ."""
+    if scene.alike:
+        return name_of(scene.things[0], language)
+    return {EN: "different things", ZH: "不同的东西"}[language]
 
 
 def _sentence(text: str, language: str) -> str:
@@ -168,6 +175,9 @@ def describe(scene: Scene, language: str) -> str:
         if language == ZH:
             return f"{number}个{name}。"
         return _sentence(f"{number} {name}{'es' if name.endswith('s') else 's'}", EN)
+    if scene.scattered:
+        many = _many(scene, language)
+        return f"{number}个{many}。" if language == ZH else _sentence(f"{number} {many}", EN)
     if language == EN:
         parts = [
             with_article(t) + (f" {PLACE_PHRASES[t.place]}" if t.place else "")
@@ -189,6 +199,9 @@ def ask_scene(rng: Random, scene: Scene, language: str, *, skill: str | None = N
         if skill
         else rng.choice(_suited(scene))(rng, scene, language)
     )
+    if made[0] == "count":
+        number = len(scene.things)
+        thought = f"count: {number}" if language == EN else f"数量：{number}"
     return Exchange(made[0], language, made[1], thought, made[2])
 
 
@@ -205,7 +218,7 @@ def _suited(scene: Scene) -> Sequence[Callable[[Random, Scene, str], Made]]:
     elif scene.things[0].place:
         made = [_place, _place, _where, _count, _count, _describe, _presence, _place_look]
     else:
-        made = [_count, _count, _describe, _presence]
+        made = [_count, _count, _describe]
     return made * 3 + [_not_there]
 
 
@@ -302,9 +315,10 @@ def _where(rng: Random, scene: Scene, language: str) -> Made:
         return _place(rng, scene, language)
     thing = rng.choice(unique)
     place = thing.place or "middle"
-    question = choose(rng, "where", language).replace("{name}", name_of(thing, language))
-    answer = _sentence(PLACE_PHRASES[place], EN) if language == EN else f"在{_zh(place)}。"
-    return "where", question, answer
+    name = name_of(thing, language)
+    question = choose(rng, "where", language).replace("{name}", name)
+    answers = {EN: f"The {name} is {PLACE_PHRASES[place]}.", ZH: f"{name}在{_zh(place)}。"}
+    return "where", question, answers[language]
 
 
 def _presence(rng: Random, scene: Scene, language: str) -> Made:
@@ -318,8 +332,9 @@ def _presence(rng: Random, scene: Scene, language: str) -> Made:
         )
     there = any(other.look == thing.look for other in scene.things)
     question = choose(rng, "presence", language).replace("{name}", name_of(thing, language))
-    answers = {EN: ("No.", "Yes."), ZH: ("没有。", "有。")}
-    return "presence", question, answers[language][there]
+    if language == ZH:
+        return "presence", question, f"{name_of(thing, ZH)}：{'有' if there else '没有'}。"
+    return "presence", question, _sentence(f"{with_article(thing)}: {'yes' if there else 'no'}", EN)
 
 
 def _read(rng: Random, scene: Scene, language: str) -> Made:
@@ -396,8 +411,8 @@ def ask_two(
         name = name_of((first, second)[number].things[0], language)
         question = choose(rng, "which", language).replace("{name}", name)
         which = {
-            EN: f"The {('first', 'second')[number]} picture.",
-            ZH: f"第{'一二'[number]}张图片。",
+            EN: f"The {name} is in the {('first', 'second')[number]} picture.",
+            ZH: f"{name}在第{'一二'[number]}张图片里。",
         }
         answer = which[language]
     else:
@@ -409,17 +424,15 @@ def ask_two(
 
 
 def _difference(a: Thing, b: Thing, language: str) -> str:
-    parts = []
-    for what, old, new in (("colour", a.colour, b.colour), ("shape", a.shape, b.shape)):
-        if old == new:
-            continue
-        if language == EN:
-            parts.append(f"the {what} changed from {old} to {new}")
-        else:
-            parts.append(f"{'颜色' if what == 'colour' else '形状'}从{_zh(old)}变成{_zh(new)}")
-    if not parts:
-        return "Nothing changed." if language == EN else "没有变化。"
-    return _sentence(" and ".join(parts), EN) if language == EN else "，".join(parts) + "。"
+    """Both things, and then in what they differ."""
+    names = {EN: ("colour", "shape"), ZH: ("颜色", "形状")}[language]
+    differ = [n for n, old, new in zip(names, a.look, b.look, strict=True) if old != new]
+    if language == EN:
+        both = f"first {with_article(a)}, then {with_article(b)}"
+        what = f"the {' and '.join(differ)}" if differ else "nothing"
+        return _sentence(f"{both}: {what} changed", EN)
+    both = f"先是{name_of(a, ZH)}，后是{name_of(b, ZH)}"
+    return f"{both}：{'和'.join(differ)}变了。" if differ else f"{both}：没有变化。"
 
 
 def ask_without_picture(rng: Random, language: str) -> Exchange:

@@ -79,16 +79,31 @@ class Loss(torch.nn.Module):
         return F.cross_entropy(logits, targets[learned]), right
 
 
-def kept_tokenizer(out: Path, start: Path | None) -> Tokenizer:
+def kept_tokenizer(out: Path, start: Path | None, *, new_words: bool = False) -> Tokenizer:
     """The run's own, or that of the checkpoint it starts with, or a new one.
 
     Kept, so that a later change to the talk does not renumber the words of a trained model.
     """
     file = out / "tokenizer.json"
     if not file.exists():
-        first = Tokenizer.from_file(str(start / file.name)) if start else build_tokenizer()
+        first = build_tokenizer()
+        if start is not None and not new_words:
+            first = Tokenizer.from_file(str(start / file.name))
         first.save(str(file))
     return Tokenizer.from_file(str(file))
+
+
+def in_new_words(model: StepVl, old: Tokenizer, new: Tokenizer) -> dict[str, Tensor]:
+    """A model's weights for another tokenizer: a word begins as the mean of its old pieces."""
+    weights = model.state_dict()
+    pieces = []
+    for text, number in sorted(new.get_vocab().items(), key=lambda item: item[1]):
+        same = old.token_to_id(text)
+        word = new.decode([number], skip_special_tokens=False)
+        pieces.append([same] if same is not None else list(old.encode(word).ids))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.stack([weights[name][rows].mean(0) for rows in pieces])
+    return weights
 
 
 def _optimizers(model: StepVl) -> list[torch.optim.Optimizer]:
@@ -136,8 +151,8 @@ class Run:
             self.step, self.seconds = state["step"], state["seconds"]
             self.first, self.last = state["phase"]
         elif self._start:
-            model, _ = load_checkpoint(self._start)
-            self.model.load_state_dict(model.state_dict())
+            model, words = load_checkpoint(self._start)
+            self.model.load_state_dict(in_new_words(model, words, self.tokenizer))
 
     def begin_phase(self, last: int) -> None:
         """Learn until step ``last``; a new phase begins here, unless this one was interrupted."""
@@ -211,6 +226,7 @@ def train(rank: int, options: argparse.Namespace) -> None:
         rows=options.rows,
         seed=options.seed,
         large=options.large,
+        told=options.told,
         easy=options.easy,
     )
     run.begin_phase(options.steps)
@@ -241,17 +257,21 @@ def main() -> int:
     parser.add_argument("--steps", type=int, required=True, help="of the whole run so far")
     parser.add_argument("--view", type=int, default=VIEW, help="side of the square view, pixels")
     parser.add_argument("--large", type=float, default=0.0, help="share of large pictures")
+    parser.add_argument(
+        "--told", type=float, default=0.15, help="share of thoughts without pictures"
+    )
     parser.add_argument("--easy", action="store_true", help="single pictures of a few kinds")
     parser.add_argument("--rows", type=int, default=8, help="rows in a batch of one process")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--start", type=Path, help="a checkpoint to begin with")
+    parser.add_argument("--new-words", action="store_true", help="not its tokenizer, but a new one")
     options = parser.parse_args()
     if options.view > VIEW:
         parser.error(f"the real view is {VIEW} pixels; a larger one teaches nothing")
     options.out.mkdir(parents=True, exist_ok=True)
-    kept_tokenizer(options.out, options.start)
+    kept_tokenizer(options.out, options.start, new_words=options.new_words)
     if options.processes == 1:
         train(0, options)
     else:

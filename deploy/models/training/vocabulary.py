@@ -7,7 +7,7 @@ from random import Random
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from deploy.models.training.phrasings import EN, ZH
-from deploy.models.training.scenes import KINDS, random_scene
+from deploy.models.training.scenes import COLOURS, KINDS, PLACES, SHAPES, random_scene
 from deploy.models.training.talk import ask_scene, ask_two, ask_without_picture
 
 END_OF_TURN = "<|im_end|>"
@@ -26,11 +26,19 @@ SPECIAL_TOKENS = [
 # Not special: the reasoning parser reads text, and special tokens are left out of text.
 PLAIN_TOKENS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 WORDS = 1500
+# Kept whole, or apart from what follows. The capitals are those of codes; one that begins a word
+# belongs to it.
+APART = Regex(
+    "[0-9]|[A-Z](?![a-z])|[红橙黄绿蓝紫粉棕黑白]色|圆形|正方形|三角形|星形|十字形"
+    "|左边|右边|上方|下方|中间|在|第一张|第二张|图片"
+)
 
 
 def _corpus() -> list[str]:
     rng = Random(1)
-    texts = []
+    words = [*COLOURS, *SHAPES, *PLACES, "mixed", "unknown", "nothing"]
+    # Often enough to become tokens: what an answer says should not depend on guessing a spelling.
+    texts = [form for word in words for form in (word, word.capitalize(), f" {word}")] * 2000
     for _ in range(6000):
         for language in (EN, ZH):
             exchanges = [
@@ -56,11 +64,11 @@ def token(tokenizer: Tokenizer, text: str) -> int:
 
 def build_tokenizer() -> Tokenizer:
     """Byte-level BPE. Digits and capitals stay single, so that a code is read sign by sign; Chinese
-    colours stay apart from the shapes that follow them."""
+    words that carry the meaning are not cut, whatever they stand next to."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex("[A-Z0-9]|[红橙黄绿蓝紫粉棕黑白]色"), "isolated"),
+            pre_tokenizers.Split(APART, "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
