@@ -1,6 +1,6 @@
 """Draw docs/demo-answers.png: what the demo says to six pictures. Needs a running demo.
 
-.venv/bin/python docs/demo_answers.py [http://localhost:7860]
+.venv/bin/python -m docs.demo_answers [http://localhost:7860]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def scenes() -> list[tuple[Scene | None, str]]:
         (pair, "What is in this picture?"),
         (Scene(tuple(three)), "How many objects are there?"),
         (Scene(code="K42"), "What does it say?"),
-        (Scene(tuple(four)), "What is at the top?"),
+        (Scene(tuple(four)), "Where is the black circle?"),
         (
             Scene((Thing("square", "brown", size=0.25),)),
             "Answer as JSON with color, shape and count.",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from e2e.conftest import Box
@@ -97,6 +100,20 @@ def test_places_are_not_mirrored(box: Box) -> None:
         assert ask(box, picture, said(f"What is {place}?")).content == answer
 
 
+def test_a_thing_is_found_again(box: Box) -> None:
+    """Where something is, and whether it is there at all, in both languages."""
+    picture = part(draw(at("left", "star", "red"), at("right", "star", "blue")))
+    expected = {
+        "Where is the red star?": "The red star is on the left.",
+        "Where is the blue star?": "The blue star is on the right.",
+        "蓝色星形在哪里？": "蓝色星形在右边。",
+        "Is there a blue star?": "A blue star: yes.",
+        "Is there a green cross?": "A green cross: no.",
+    }
+    for question, answer in expected.items():
+        assert ask(box, picture, said(question)).content == answer
+
+
 @pytest.mark.parametrize(("count", "word"), [(2, "two"), (3, "three"), (4, "four"), (5, "five")])
 def test_counting(box: Box, count: int, word: str) -> None:
     """Two to five things, each at a place of its own."""
@@ -122,6 +139,30 @@ def test_pictures_keep_their_order(box: Box, colours: tuple[str, str]) -> None:
         assert message.content == f"A {colour} circle."
 
 
+@pytest.mark.parametrize(
+    ("looks", "nth"), [(("red", "blue"), "second"), (("blue", "red"), "first")]
+)
+def test_which_of_two_pictures(box: Box, looks: tuple[str, str], nth: str) -> None:
+    """The picture that has it is named by its place in the request."""
+    pictures = [part(alone(colour, "circle")) for colour in looks]
+    answer = ask(box, *pictures, said("Which picture has the blue circle?")).content
+    assert answer == f"The blue circle is in the {nth} picture."
+    number = {"first": "一", "second": "二"}[nth]
+    answer = ask(box, *pictures, said("哪张图里有蓝色圆形？")).content
+    assert answer == f"蓝色圆形在第{number}张图片里。"
+
+
+def test_what_changed(box: Box) -> None:
+    """From the first picture to the second, in this order."""
+    pictures = [part(alone("red", "star")), part(alone("green", "star"))]
+    answers = {
+        "First a red star, then a green star: the colour changed.": pictures,
+        "First a green star, then a red star: the colour changed.": pictures[::-1],
+    }
+    for answer, given in answers.items():
+        assert ask(box, *given, said("What changed?")).content == answer
+
+
 def test_turn_two_sees_the_picture_of_turn_one(box: Box) -> None:
     """A follow-up without a picture is answered from the one before; without it, it is not."""
     picture = draw(at("left", "circle", "red"), at("right", "square", "blue"))
@@ -139,6 +180,40 @@ def test_sizes(box: Box, size: tuple[int, int]) -> None:
     picture = draw(at("left", "circle", "red"), at("right", "star", "blue"), size=size)
     answer = ask(box, part(picture, quality=75), said("What is on the right?"))
     assert answer.content == "A blue star."
+
+
+def plain(image: Image.Image, kind: str, **more: Any) -> dict[str, Any]:
+    """A picture as base64 and nothing else."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **more)
+    url = base64.b64encode(stream.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@pytest.mark.parametrize("size", [(480, 640), (2400, 3200)])
+def test_a_photo_is_seen_upright(box: Box, size: tuple[int, int]) -> None:
+    """A telephone stores it lying down, and notes the turn beside it; shrunk by us or not."""
+    shown = draw(at("left", "circle", "red"), at("right", "star", "blue"), size=size)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = plain(shown.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=90)
+    assert ask(box, photo, said("What is on the left?")).content == "A red circle."
+    assert ask(box, photo, said("What is on the right?")).content == "A blue star."
+
+
+def test_nothing_shows_through_what_is_transparent(box: Box) -> None:
+    """The colour that lies below it is white, whatever the file holds there."""
+    mask = alone("black", "circle").convert("L").point(lambda value: 255 * (value < 128))
+    picture = Image.new("RGBA", mask.size, (0, 0, 0, 0))
+    picture.paste("red", (0, 0), mask)
+    assert ask(box, plain(picture, "PNG"), said("What is this?")).content == "A red circle."
+
+
+def test_grey_of_sixteen_bits_keeps_its_shapes(box: Box) -> None:
+    """A plain conversion would make it white all over."""
+    grey = np.asarray(alone("black", "circle").convert("L"), np.uint16) * 257
+    picture = plain(Image.fromarray(grey), "PNG")
+    assert ask(box, picture, said("What is this?")).content == "A black circle."
 
 
 def test_text_first_is_the_same(box: Box) -> None:

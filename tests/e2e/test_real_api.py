@@ -220,23 +220,6 @@ def test_no_secret_or_setting_shows_in_the_inis_of_supervisord(box: Box) -> None
     assert "inet_http_server" not in text.replace("no inet_http_server", "")
 
 
-def test_photos_are_seen_upright_and_transparency_white(box: Box) -> None:
-    """What a telephone notes beside the picture is applied; nothing shows through."""
-    image = Image.new("RGB", (480, 640), "blue")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned, clear = io.BytesIO(), io.BytesIO()
-    image.save(turned, "JPEG", exif=exif, quality=95)
-    Image.new("RGBA", (320, 240), (0, 0, 0, 0)).save(clear, "PNG")
-    grey = io.BytesIO()
-    Image.new("I;16", (320, 240), 0).save(grey, "PNG")
-    asked = words("What is in this picture?")
-    for data, colour in ((turned, "blue"), (clear, "white"), (grey, "black")):
-        plain = base64.b64encode(data.getvalue()).decode()
-        answer = ask(box, [{"type": "image_url", "image_url": {"url": plain}}, asked])
-        assert answer.choices[0].message.content == f"A plain {colour} picture."
-
-
 @pytest.mark.parametrize("size", [(640, 480), (640, 400), (1024, 768), (2480, 3508), (1, 1)])
 def test_inspect_says_what_the_engine_counts(box: Box, size: tuple[int, int]) -> None:
     """The tokens of a picture are those by which the engine's prompt grows."""
