@@ -13,6 +13,10 @@ import uvloop
 from webui.app import Webui
 from webui.settings import Settings
 
+# Longer than clients keep a connection for its next request (httpx, and so openai's: 5 s). With the
+# same time on both sides a request can meet a connection that is just being closed.
+KEEP_ALIVE_S = 30
+
 
 class Server(uvicorn.Server):
     """Tells the application that the end is near before it waits for open connections."""
@@ -40,6 +44,7 @@ async def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.stop_timeout_s),
     )
     await Server(config, webui).serve()

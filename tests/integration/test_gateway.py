@@ -107,6 +107,18 @@ def test_every_answer_has_a_name(webui: Webui, given: str | None, kept: bool) ->
     assert kept or names[0] != names[1]
 
 
+def test_an_idle_connection_outlives_the_clients_own_patience(webui: Webui) -> None:
+    """The openai client reuses a connection for 5 s: the server must not close it just then."""
+    address = urlsplit(webui.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    connection.request("GET", "/livez")
+    connection.getresponse().read()
+    connection.sock.settimeout(6)
+    with pytest.raises(TimeoutError):  # nothing comes, not even an end
+        connection.sock.recv(1)
+    connection.close()
+
+
 def test_completions_are_served(webui: Webui) -> None:
     """The older text route is offered too."""
     status, _, _ = request(webui, "POST", "/v1/completions", b'{"prompt": "x", "model": "one"}')
