@@ -132,19 +132,23 @@ def cost_of(width: int, height: int) -> Cost:
     """What a picture of this size costs. (Where no pixel is left of its short side, the processor
     divides by zero; here it counts as one, and the crops are far too many.)"""
     width, height = scaled(*padded(width, height))
-    long, short = max(width, height), min(width, height)
-    if long < VIEW:
-        window = short if long / short > 1.5 else 0
-    else:
-        window = min(short, CROP) if long / short > 4 else CROP
+    window = window_of(width, height)
     if not window:
         return Cost(0, VIEW_TOKENS)
-    columns, rows = _windows(width, window), _windows(height, window)
+    columns, rows = windows_along(width, window), windows_along(height, window)
     crops = columns * rows
     return Cost(crops, VIEW_TOKENS + crops * CROP_TOKENS + rows - 1)
 
 
-def _windows(length: int, window: int) -> int:
+def window_of(width: int, height: int) -> int:
+    """The side of the windows that a picture of this size is cut into, in pixels; 0 for none."""
+    long, short = max(width, height), min(width, height)
+    if long < VIEW:
+        return short if long / short > 1.5 else 0
+    return min(short, CROP) if long / short > 4 else CROP
+
+
+def windows_along(length: int, window: int) -> int:
     """How many windows stand along a side; a rest of a fifth or less is scaled away."""
     whole = length // window
     return max(1, whole + (length / window - whole > 0.2))

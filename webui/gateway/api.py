@@ -9,9 +9,10 @@ from uuid import uuid4
 
 from starlette.types import Message, Receive, Scope, Send
 
+from webui.gateway.documents import encoded, parsed
 from webui.gateway.errors import ApiError, method_not_allowed, not_found, send_error
 from webui.gateway.fields import check_fields
-from webui.gateway.images import Images, encoded, parsed
+from webui.gateway.images import Images
 from webui.gateway.relay import ClientGoneError, Relay, read_body, refuse_unread, unless, until_gone
 from webui.settings import Settings
 

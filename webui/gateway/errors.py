@@ -64,6 +64,11 @@ def invalid_json(reason: str) -> ApiError:
     return ApiError(400, f"The request is not valid JSON: {reason[:200]}.", "invalid_json")
 
 
+def refused(message: str, code: str = "image_not_available", status: int = 400) -> ApiError:
+    """Of an image in a request; the message says which and why."""
+    return ApiError(status, message, code, param="messages")
+
+
 def too_large(limit_mb: int) -> ApiError:
     return ApiError(
         413,

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from webui.gateway.errors import ApiError
+from webui.gateway.errors import refused
 from webui.gateway.relay import MEGABYTE
 
 MAX_REDIRECTS = 3
@@ -96,7 +96,7 @@ class _Request:
     def take(self, size: int, uses: int) -> None:
         self.left -= size * uses * 4 / 3
         if self.left < 0:
-            raise _refused(f"The images are together larger than {self.limit_mb} MB.")
+            raise refused(f"The images are together larger than {self.limit_mb} MB.")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class ImageUrls:
                     image.url: group.create_task(self._bytes_of(image, request)) for image in images
                 }
         except TimeoutError:
-            raise _refused(f"The images took over {TIMEOUT_S:.0f} s to fetch.") from None
+            raise refused(f"The images took over {TIMEOUT_S:.0f} s to fetch.") from None
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return {url: task.result() for url, task in tasks.items()}
@@ -152,18 +152,18 @@ class ImageUrls:
         try:
             url = _as_written(image.url.strip())
         except ValueError:
-            raise _refused(f"{where}: its URL cannot be read.", "media_url_refused") from None
+            raise refused(f"{where}: its URL cannot be read.", "media_url_refused") from None
         async with request.gate:
             for _ in range(MAX_REDIRECTS + 1):
                 try:
                     answer = await self._get(url, where, image, request)
                 except (OSError, aiohttp.ClientError, ValueError) as error:
                     reason, code = _reason(error)
-                    raise _refused(f"{where}: {host_of(url)} {reason}.", code) from None
+                    raise refused(f"{where}: {host_of(url)} {reason}.", code) from None
                 if isinstance(answer, bytes):
                     return answer
                 url = answer
-        raise _refused(f"{where}: {host_of(url)} redirects too often.")
+        raise refused(f"{where}: {host_of(url)} redirects too often.")
 
     async def _get(self, url: URL, where: str, image: Wanted, request: _Request) -> bytes | URL:
         """What is there, or where it is instead."""
@@ -171,12 +171,12 @@ class ImageUrls:
             if response.status in {301, 302, 303, 307, 308}:
                 return url.join(_as_written(response.headers.get("location", "")))
             if response.status != 200:
-                raise _refused(f"{where}: {host_of(url)} answered {response.status}.")
+                raise refused(f"{where}: {host_of(url)} answered {response.status}.")
             parts, size = [], 0
             async for part in response.content.iter_chunked(CHUNK):
                 size += len(part)
                 if size > self._max_mb * MEGABYTE:
-                    raise _refused(f"{where}: larger than {self._max_mb} MB.")
+                    raise refused(f"{where}: larger than {self._max_mb} MB.")
                 request.take(len(part), image.uses)
                 parts.append(part)
             return b"".join(parts)
@@ -224,10 +224,6 @@ def _session(resolver: AbstractResolver | None) -> aiohttp.ClientSession:
         headers={"user-agent": "step3vl", "accept": "image/*"},
         trust_env=False,
     )
-
-
-def _refused(message: str, code: str = "image_not_available") -> ApiError:
-    return ApiError(400, message, code, param="messages")
 
 
 def host_of(url: URL) -> str:

@@ -20,7 +20,8 @@ from urllib.parse import unquote
 import orjson
 from yarl import URL
 
-from webui.gateway.errors import ApiError, invalid_json
+from webui.gateway.documents import parsed
+from webui.gateway.errors import ApiError, refused
 from webui.gateway.image_urls import ImageUrls, Wanted, host_of
 from webui.gateway.relay import MEGABYTE
 from webui.pictures import (
@@ -106,7 +107,7 @@ class Images:
             left -= len(urls[source]) * uses[source]
             if left < 0:
                 message = f"The images are together larger than {self._max_sum_mb} MB."
-                raise _refused(message, "image_too_large", 413)
+                raise refused(message, "image_too_large", 413)
         changes = [_put(image.part, urls[image.source]) for image in found]
         return any(changes)
 
@@ -129,7 +130,7 @@ class Images:
     async def _load(self, sources: list[str]) -> dict[str, _Loaded]:
         """Every source once: fetched or decoded, and admitted by its header."""
         if len(sources) > MAX_IMAGES:
-            raise _refused(f"A request may have at most {MAX_IMAGES} images.", "too_many_images")
+            raise refused(f"A request may have at most {MAX_IMAGES} images.", "too_many_images")
         uses = Counter(sources)
         first = {source: sources.index(source) + 1 for source in uses}
         remote = [Wanted(s, first[s], uses[s]) for s in uses if _is_web_address(s)]
@@ -148,7 +149,7 @@ class Images:
                 self._decoders, normalised, loaded.data, loaded.header, loaded.name
             )
         except PictureError as error:
-            raise _refused(str(error), error.code) from None
+            raise refused(str(error), error.code) from None
         return as_data_url(kind, data)
 
 
@@ -159,41 +160,13 @@ def _loaded(source: str, fetched: bytes | None, where: str, max_mb: int) -> _Loa
         data, kept = _decoded(source.strip(), where)
         if len(data) > max_mb * MEGABYTE:
             message = f"{where}: larger than {max_mb} MB; shrink it first."
-            raise _refused(message, "image_too_large", 413)
+            raise refused(message, "image_too_large", 413)
     else:
         name = f"{where}: what {host_of(URL(source.strip()))} sent"
     try:
         return _Loaded(data, read_header(io.BytesIO(data), name), name, kept)
     except PictureError as error:
-        raise _refused(str(error), error.code) from None
-
-
-def parsed(body: bytes) -> dict[str, Any]:
-    """A request's JSON object.
-
-    Raises:
-        ApiError: it is none. (Numbers beyond a double, lone surrogates and a thousand levels of
-            brackets count as none.)
-    """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise invalid_json(str(error)) from None
-    if not isinstance(document, dict):
-        raise invalid_json("it must be an object")
-    return document
-
-
-def encoded(document: dict[str, Any]) -> bytes:
-    """The opposite of :func:`parsed`, which takes more levels.
-
-    Raises:
-        ApiError: there are too many of them.
-    """
-    try:
-        return orjson.dumps(document)
-    except TypeError:
-        raise invalid_json("it has too many levels") from None
+        raise refused(str(error), error.code) from None
 
 
 def _image_parts(document: dict[str, Any]) -> Iterator[_Found]:
@@ -207,7 +180,7 @@ def _image_parts(document: dict[str, Any]) -> Iterator[_Found]:
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, dict):
-            raise _refused("`content` must be a text or a list of parts.", "unsupported_content")
+            raise refused("`content` must be a text or a list of parts.", "unsupported_content")
         for part in content if isinstance(content, list) else []:
             if not isinstance(part, dict):
                 continue  # the engine takes plain strings as text, and refuses the rest
@@ -217,7 +190,7 @@ def _image_parts(document: dict[str, Any]) -> Iterator[_Found]:
                 yield _Found(number, part, _source_of(part, number))
             elif not _is_text(part):
                 shown = str(kind)[:60]
-                raise _refused(f"Content of type {shown!r} is not taken.", "unsupported_content")
+                raise refused(f"Content of type {shown!r} is not taken.", "unsupported_content")
 
 
 def _is_text(part: dict[str, Any]) -> bool:
@@ -231,7 +204,7 @@ def _source_of(part: dict[str, Any], number: int) -> str:
     holder = part.get("image_url")
     url = holder.get("url") if isinstance(holder, dict) else holder
     if not isinstance(url, str) or not url.strip():
-        raise _refused(f"Image {number}: it has no URL.", "media_url_refused")
+        raise refused(f"Image {number}: it has no URL.", "media_url_refused")
     return url
 
 
@@ -265,14 +238,14 @@ def _decoded(source: str, where: str) -> tuple[bytes, str | None]:
     if source[:5].lower() != "data:":
         if not _BASE64.match(source[:4096]) or ":" in source[:64]:
             message = f"{where}: give an http(s) address, a data: URL, or base64."
-            raise _refused(message, "media_url_refused")
+            raise refused(message, "media_url_refused")
         return _from_base64(source, where), None
     start, comma, text = source.partition(",")
     kind, *parameters = start[5 : 5 + MAX_TYPE_LENGTH].split(";")
     if not comma or len(start) > MAX_TYPE_LENGTH or "base64" not in map(str.strip, parameters):
-        raise _refused(f"{where}: a data: URL must be an image in base64.", "media_url_refused")
+        raise refused(f"{where}: a data: URL must be an image in base64.", "media_url_refused")
     if not _IMAGE_TYPE.match(kind):
-        raise _refused(f"{where}: {kind[:60]} is no image.", "media_url_refused")
+        raise refused(f"{where}: {kind[:60]} is no image.", "media_url_refused")
     try:
         return binascii.a2b_base64(text, strict_mode=True), source
     except (binascii.Error, ValueError):
@@ -285,7 +258,7 @@ def _from_base64(text: str, where: str) -> bytes:
     try:
         return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True)
     except (binascii.Error, ValueError):
-        raise _refused(f"{where}: its base64 is broken.", "image_unreadable") from None
+        raise refused(f"{where}: its base64 is broken.", "image_unreadable") from None
 
 
 def _described(number: int, header: Header) -> dict[str, Any]:
@@ -302,7 +275,3 @@ def _described(number: int, header: Header) -> dict[str, Any]:
         "crops": cost.crops,
         "tokens": cost.tokens,
     }
-
-
-def _refused(message: str, code: str, status: int = 400) -> ApiError:
-    return ApiError(status, message, code, param="messages")

@@ -25,6 +25,7 @@ from deploy.models.training.talk import (
     ask_without_picture,
 )
 from deploy.models.training.vocabulary import PADDING, token
+from webui.pictures import window_of, windows_along
 
 SCENES = {
     "single": 0.04,
@@ -172,7 +173,7 @@ class Talk:
         """Append a picture to the beginning, and first its crops if it is cut into any."""
         rgb = torch.from_numpy(np.array(image))
         row.views.append(pixels(rgb, self._view))
-        if window_of(image.size):
+        if window_of(*image.size):
             self._add_crops(row, rgb)
         row.order.append("view")
         patches = [self._patch] * tokens_of(self._view)
@@ -256,14 +257,6 @@ def tokens_of(side: int) -> int:
     return grid * grid
 
 
-def window_of(size: tuple[int, int]) -> int:
-    """The side of the windows that a picture of (width, height) is cut into; 0 for none."""
-    long, short = max(size), min(size)
-    if long < VIEW:
-        return short if long / short > 1.5 else 0
-    return min(short, CROP) if long / short > 4 else CROP
-
-
 def cut(image: Tensor) -> tuple[list[Tensor], int]:
     """Windows as the processor cuts them, for pictures of up to 3024 pixels.
 
@@ -271,13 +264,12 @@ def cut(image: Tensor) -> tuple[list[Tensor], int]:
         The windows, line by line, and how many stand in a line.
     """
     height, width = image.shape[:2]
-    window = window_of((width, height))
+    window = window_of(width, height)
 
     def fitted(length: int) -> int:
         if length < window:
             return length
-        whole = length // window
-        return window * (whole + (length / window - whole > 0.2))
+        return window * windows_along(length, window)
 
     size = (fitted(width), fitted(height))
     resized = Image.fromarray(image.numpy()).resize(size, Image.Resampling.BILINEAR)

@@ -86,8 +86,9 @@ def kept_tokenizer(out: Path, start: Path | None, *, new_words: bool = False) ->
     """
     file = out / "tokenizer.json"
     if not file.exists():
-        first = build_tokenizer()
-        if start is not None and not new_words:
+        if start is None or new_words:
+            first = build_tokenizer()
+        else:
             first = Tokenizer.from_file(str(start / file.name))
         first.save(str(file))
     return Tokenizer.from_file(str(file))

@@ -19,7 +19,6 @@ from deploy.models.training.batches import (
     collate,
     cut,
     tokens_of,
-    window_of,
 )
 from deploy.models.training.checkpoint import load_checkpoint, write_checkpoint
 from deploy.models.training.drawing import TINTS, render
@@ -50,6 +49,7 @@ from deploy.models.training.train import Loss, in_new_words, learning_rate, see
 from deploy.models.training.unseen import unseen_picture
 from deploy.models.training.vocabulary import build_tokenizer
 from launcher.checkpoint import problems_of
+from webui.pictures import window_of
 
 TINY = {"hidden": 32, "intermediate": 48, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 16}
 VIEW = 112
@@ -310,7 +310,7 @@ def test_crops_are_the_processors(size: tuple[int, int]) -> None:
     crops, per_line = cut(torch.zeros(shrunk[1], shrunk[0], 3, dtype=torch.uint8))
     expected, breaks = ImagePatcher().get_num_patches(*size)
     assert (len(crops), -(-len(crops) // per_line) - 1) == (expected, breaks)
-    side = window_of(shrunk)
+    side = window_of(*shrunk)
     assert {tuple(crop.shape) for crop in crops} == {(side, side, 3)}
 
 
