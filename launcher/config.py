@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -44,8 +45,18 @@ OWNED_ENGINE_OPTIONS: Mapping[str, str] = {
 ONE_SOURCE = "write exactly one of folder and hub_id"
 SAME_PORTS = "engine.port and webui.port are the same; give each its own"
 
+Thoughtful = Literal["low", "auto", "high"]
+THINKING_TOKENS: Mapping[Thoughtful, int] = {"low": 512, "auto": 4096, "high": 16384}
+# With these endings a name chooses how much the model thinks.
+MODE_ENDINGS = (":fast", ":deep")
+
 Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 ImageHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")]
+ThoughtTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+# An off without quotes is false in YAML.
+ThinkingMode = Annotated[
+    Literal["off", "low", "high", "auto"], BeforeValidator(lambda v: "off" if v is False else v)
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -90,6 +101,10 @@ class ModelConfig(_Section):
         if wrong:
             raise ValueError(
                 f"a name has letters, digits and . _ - : / only, not {', '.join(map(repr, wrong))}"
+            )
+        if taken := [name for name in value if name.endswith(MODE_ENDINGS)]:
+            raise ValueError(
+                f"{taken[0]}: names with {' and '.join(MODE_ENDINGS)} are made of yours"
             )
         return value
 
@@ -173,6 +188,14 @@ class WebuiConfig(_Section):
     image_hosts: list[ImageHost] = Field(
         default=[],
         description="Private hosts that image URLs may name, as name or name:port.",
+    )
+    thinking: ThinkingMode = Field(
+        default="auto",
+        description="How much the model thinks where a request does not say: off, low, auto, high.",
+    )
+    thinking_tokens: dict[Thoughtful, ThoughtTokens] = Field(
+        default=dict(THINKING_TOKENS),
+        description="The most that it thinks in each of these, in tokens.",
     )
     stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=10.0, description="Seconds that open answers get to finish at a stop."

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from launcher.config import DeployConfig
+from launcher.config import THINKING_TOKENS, DeployConfig
 from launcher.paths import ROOT, Paths
 
 ENGINE = "vllm"
@@ -120,6 +120,8 @@ def webui_process(config: DeployConfig, paths: Paths, host: str, port: int) -> P
         "WEBUI_MAX_REQUEST_MB": str(webui.max_request_mb),
         "WEBUI_MAX_UPLOAD_MB": str(webui.max_upload_mb),
         "WEBUI_IMAGE_HOSTS": " ".join(webui.image_hosts),
+        "WEBUI_THINKING": webui.thinking,
+        "WEBUI_THINKING_TOKENS": json.dumps({**THINKING_TOKENS, **webui.thinking_tokens}),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
         "WEBUI_ADDRESS_FILE": str(paths.webui_address),

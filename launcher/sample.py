@@ -14,9 +14,9 @@ from launcher.profiles import Profile
 WIDTH = 98
 
 
-def _yaml_lines(key: str, value: Any) -> list[str]:
+def _yaml_lines(key: str, value: Any, *, one_line: bool = False) -> list[str]:
     """``key: value`` as YAML, a line each for what does not fit on one."""
-    flow = isinstance(value, list) or value == {}
+    flow = one_line or isinstance(value, list) or value == {}
     value = int(value) if isinstance(value, float) and value.is_integer() else value
     dumped = yaml.safe_dump(
         {key: value}, allow_unicode=True, sort_keys=False, default_flow_style=flow, width=1000
@@ -34,7 +34,7 @@ def _field_lines(key: str, field: FieldInfo, values: dict[str, Any]) -> list[str
     lines = _comment(field.description or "", "  ")
     if key in values:
         return [*lines, *(f"  {line}" for line in _yaml_lines(key, values[key]))]
-    return [*lines, *(f"  # {line}" for line in _yaml_lines(key, field.default))]
+    return [*lines, *(f"  # {line}" for line in _yaml_lines(key, field.default, one_line=True))]
 
 
 def sample_yaml(profile: Profile) -> str:
@@ -77,4 +77,4 @@ def options_table() -> str:
 
 def _flow(value: Any) -> str:
     value = int(value) if isinstance(value, float) and value.is_integer() else value
-    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False).strip().removesuffix("...").strip()

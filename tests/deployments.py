@@ -79,8 +79,9 @@ class Engine:
         urllib.request.urlopen(request, timeout=5).close()
 
     def seen(self) -> list[dict[str, Any]]:
+        """Requests so far, without those for the list of models, of which the WebUI has its own."""
         with urllib.request.urlopen(f"{self.url}/fake/seen", timeout=5) as response:
-            return json.load(response)
+            return [seen for seen in json.load(response) if seen["path"] != "/v1/models"]
 
 
 @dataclass

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from webui.gateway.thinking import STANDARD, Thinking
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Settings:
     stop_timeout_s: float = 10.0
     upstream_idle_s: float = 300.0
     keep_alive_s: float = 15.0
+    thinking: Thinking = STANDARD
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -45,6 +49,10 @@ class Settings:
             stop_timeout_s=float(environ.get("WEBUI_STOP_TIMEOUT_S", cls.stop_timeout_s)),
             upstream_idle_s=float(environ.get("WEBUI_UPSTREAM_IDLE_S", cls.upstream_idle_s)),
             keep_alive_s=float(environ.get("WEBUI_KEEP_ALIVE_S", cls.keep_alive_s)),
+            thinking=Thinking(
+                environ.get("WEBUI_THINKING", cls.thinking.default),  # type: ignore[arg-type]
+                json.loads(environ.get("WEBUI_THINKING_TOKENS", "null")) or cls.thinking.tokens,
+            ),
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

@@ -71,7 +71,8 @@ def test_both_names_answer(box: Box, model: str) -> None:
 def test_models_say_that_it_is_a_demo(box: Box) -> None:
     """Nobody can take the checkpoint for the 10 B model."""
     models = box.client("/v1").models.list().data
-    assert [m.id for m in models] == ["Step3-VL-demo", "Step3-VL-10B"]
+    names = [m.id for m in models if not m.id.endswith((":fast", ":deep"))]
+    assert names == ["Step3-VL-demo", "Step3-VL-10B"]
     assert all("Demo checkpoint" in m.description for m in models)
 
 
@@ -119,11 +120,49 @@ def test_stream_is_the_same_answer_in_pieces(box: Box) -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_without_thinking(box: Box) -> None:
-    """A thinking budget of 0 gives the answer at once."""
-    message = ask(box, "Who are you?", extra_body={"thinking_token_budget": 0}).choices[0].message
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"extra_body": {"thinking_token_budget": 0}},
+        {"extra_body": {"thinking": "off"}},
+        {"reasoning_effort": "none"},
+        {"model": "Step3-VL-10B:fast"},
+    ],
+)
+def test_without_thinking(box: Box, more: dict[str, Any]) -> None:
+    """Each way to switch it off gives the answer at once."""
+    message = ask(box, "Who are you?", **more).choices[0].message
     assert not message.reasoning
     assert message.content == GREETING
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_small_limit_is_all_for_the_answer(box: Box, stream: bool) -> None:
+    """Two tokens of answer after a thought of any length, and no more."""
+    whole = ask(box, "hi", temperature=0).choices[0].message.content
+    messages: Any = [{"role": "user", "content": "hi"}]
+    asked: dict[str, Any] = {"model": "Step3-VL-10B", "messages": messages, "temperature": 0}
+    if stream:
+        chunks = list(box.client().chat.completions.create(**asked, max_tokens=2, stream=True))
+        content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        reason = chunks[-1].choices[0].finish_reason
+        assert any(getattr(c.choices[0].delta, "reasoning_content", "") for c in chunks)
+    else:
+        choice = box.client().chat.completions.create(**asked, max_tokens=2).choices[0]
+        content, reason = choice.message.content, choice.finish_reason
+        assert choice.message.reasoning_content == THOUGHT
+    assert reason == "length"
+    assert whole.startswith(content)
+    assert 0 < len(content) < len("Hello! I am the")
+
+
+def test_pictures_sent_again_are_not_mixed_up(box: Box) -> None:
+    """The second time they go to the engine by name: in any order, beside a new one."""
+    what = words("What is in the second picture?")
+    red, blue, new = (picture(50, 50, colour) for colour in ("red", "blue", "green"))
+    for pair, colour in [((red, blue), "blue"), ((blue, red), "red"), ((red, new), "green")] * 2:
+        answer = ask(box, [*pair, what], temperature=0).choices[0].message
+        assert answer.content == f"A plain {colour} picture."
 
 
 def test_completions(box: Box) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -47,7 +48,17 @@ class Script:
     leave_child: bool = False
     """Start a child that outlives this process."""
     words: int = 8
-    """Length of an answer."""
+    """Length of an answer; a word is a token."""
+    thought: int = 1
+    """Length of the thought before it."""
+    never_answers: bool = False
+    """Spend everything on the thought, unless there is no budget for it."""
+    tags: bool = False
+    """Leave tags of tool calls in the answer."""
+    context: int = 8192
+    """The model's limit, in words."""
+    keeps_images: bool = True
+    """Know images by their uuid, once seen with their bytes."""
     delay_s: float = 0.0
     """Before each word."""
     break_after: int | None = None
@@ -56,6 +67,8 @@ class Script:
     """The same, in the middle of the event of that word."""
     stall_after: int | None = None
     """Say nothing more after so many words."""
+    garbage_after: int | None = None
+    """Send something else than JSON after so many words."""
     status: int = 200
     """Anything else: answer with an error of vLLM's shape."""
 
@@ -77,6 +90,8 @@ class FakeVllm:
         self.script = script
         self.names = names
         self.seen: list[Seen] = []
+        self.images: set[str] = set()
+        self.numbers: dict[str, int] = {}
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=200_000_000)
@@ -84,6 +99,8 @@ class FakeVllm:
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.chat)
+        app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/detokenize", self.detokenize)
         app.router.add_get("/fake/seen", self.list_seen)
         app.router.add_get("/fake/speak", self.speak)
         app.router.add_post("/fake/script", self.set_script)
@@ -122,8 +139,24 @@ class FakeVllm:
 
     async def models(self, request: web.Request) -> web.Response:
         (await self._note(request)).outcome = "done"
-        data = [{"id": name, "object": "model", "owned_by": "fake"} for name in self.names]
-        return web.json_response({"object": "list", "data": data})
+        model = {"object": "model", "owned_by": "fake", "max_model_len": self.script.context}
+        return web.json_response(
+            {"object": "list", "data": [{"id": name, **model} for name in self.names]}
+        )
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """Words as tokens, each with the white space before it."""
+        asked = await request.json()
+        text = asked["prompt"] if "prompt" in asked else said_in(asked["messages"])
+        tokens = [
+            self.numbers.setdefault(w, len(self.numbers)) for w in re.findall(r"\s*\S+", text)
+        ]
+        return web.json_response({"tokens": tokens, "count": len(tokens)})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        words = {number: word for word, number in self.numbers.items()}
+        prompt = "".join(words[token] for token in (await request.json())["tokens"])
+        return web.json_response({"prompt": prompt})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         seen = await self._note(request)
@@ -139,24 +172,51 @@ class FakeVllm:
         if self.script.status != 200:
             error = {"message": "as the script says", "type": "FakeError", "code": 1, "param": None}
             return web.json_response({"error": error}, status=self.script.status)
-        words = answer_words(body, self.script.words)
+        if missing := self._lost_image(body):
+            error = {"message": f"Cache miss for image at index {missing}", "code": 400}
+            return web.json_response({"error": error}, status=400)
+        reply = Reply.to(body, self.script)
         if body.get("stream"):
-            return await self._stream(request, words)
-        for _ in words:
+            return await self._stream(request, reply, body)
+        for _ in reply.answer:
             await asyncio.sleep(self.script.delay_s)
         if self.script.break_after is not None:
             request.transport.abort()
-        message = {"role": "assistant", "content": "".join(words), "reasoning": "Hmm."}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        message = {"role": "assistant", "content": "".join(reply.answer) or None}
+        message["reasoning"] = "".join(reply.thought) or None
+        choice = {"message": message, "finish_reason": reply.reason}
         return web.json_response(
-            {"id": "fake", "object": "chat.completion", "model": self.names[0], "choices": [choice]}
+            {
+                "id": "fake",
+                "object": "chat.completion",
+                "model": self.names[0],
+                "choices": [{"index": i, **choice} for i in range(body.get("n") or 1)],
+                "usage": reply.usage(),
+            }
         )
 
-    async def _stream(self, request: web.Request, words: list[str]) -> web.StreamResponse:
+    def _lost_image(self, body: dict[str, Any]) -> str | None:
+        """The place of an image that came by name only and is not known."""
+        if not self.script.keeps_images:
+            self.images.clear()
+        for number, part in enumerate(image_parts(body.get("messages", []))):
+            if part["image_url"] is None and part["uuid"] not in self.images:
+                return str(number)
+            self.images.add(part.get("uuid", ""))
+        return None
+
+    async def _stream(
+        self, request: web.Request, reply: Reply, body: dict[str, Any]
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        await self._send(response, {"role": "assistant", "reasoning": "Hmm."}, None)
-        for count, word in enumerate(words):
+        ids = bool(body.get("return_token_ids"))
+        await self._send(response, {"role": "assistant", "content": ""}, None)
+        for word in reply.thought:
+            await self._send(response, {"reasoning": word}, None, ids=ids)
+        if reply.closed and ids:
+            await self._send(response, {}, None, ids=ids)
+        for count, word in enumerate(reply.answer):
             if count == self.script.break_after:
                 request.transport.abort()
             if count == self.script.break_inside:
@@ -164,30 +224,85 @@ class FakeVllm:
                 request.transport.abort()
             if count == self.script.stall_after:
                 await asyncio.sleep(3600)
+            if count == self.script.garbage_after:
+                await response.write(b"data: no JSON\n\n")
             await asyncio.sleep(self.script.delay_s)
-            await self._send(response, {"content": word}, None)
-        await self._send(response, {}, "stop")
+            await self._send(response, {"content": word}, None, ids=ids)
+        await self._send(response, {}, reply.reason, ids=ids and reply.reason == "stop")
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await self._write(response, {"choices": [], "usage": reply.usage()})
         await response.write(b"data: [DONE]\n\n")
         return response
 
     async def _send(
-        self, response: web.StreamResponse, delta: dict[str, str], reason: str | None
-    ) -> None:
+        self, response: web.StreamResponse, delta: dict[str, str], reason: str | None,
+        *, ids: bool = False,
+    ) -> None:  # fmt: skip
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        await self._write(response, {"choices": [choice | ({"token_ids": [1]} if ids else {})]})
+
+    async def _write(self, response: web.StreamResponse, more: dict[str, Any]) -> None:
         chunk = {
             "id": "fake",
             "object": "chat.completion.chunk",
             "created": 0,
             "model": self.names[0],
-            "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+            **more,
         }
-        await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        text = json.dumps(chunk, separators=(",", ":"))
+        await response.write(f"data: {text}\n\n".encode())
+
+
+@dataclass
+class Reply:
+    """Words of a thought and of an answer, as far as the limits of a request let them come."""
+
+    thought: list[str]
+    closed: bool
+    answer: list[str]
+    reason: str
+
+    @classmethod
+    def to(cls, body: dict[str, Any], script: Script) -> Reply:
+        budget = body.get("thinking_token_budget")
+        budget = 10**6 if budget is None else budget
+        left = body.get("max_tokens") or script.context
+        if script.never_answers and budget:
+            return cls(["Hmm."] * min(left, 5), False, [], "length")
+        thought = ["Hmm."] + [" Hmm."] * (script.thought - 1)
+        thought = thought[: min(budget, script.thought, left)]
+        left -= len(thought) + 1
+        words = answer_words(body, script.words)
+        if script.tags:
+            words[1:1] = [" <tool", "_calls>", " a < b", " </tool_calls>"]
+        cut = len(words) > left
+        return cls(thought, left >= 0, words[: max(0, left)], "length" if cut else "stop")
+
+    def usage(self) -> dict[str, int]:
+        used = len(self.thought) + self.closed + len(self.answer) + (self.reason == "stop")
+        return {"prompt_tokens": 1, "completion_tokens": used, "total_tokens": used + 1}
+
+
+def image_parts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    parts = [p for m in messages if isinstance(m["content"], list) for p in m["content"]]
+    return [part for part in parts if part["type"] == "image_url"]
+
+
+def said_in(messages: list[dict[str, Any]]) -> str:
+    """All texts of a conversation."""
+    texts = []
+    for message in messages:
+        content = message["content"]
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts += [part.get("text", "") for part in parts]
+    return "\n".join(texts)
 
 
 def answer_words(body: dict[str, Any], count: int) -> list[str]:
     """What the request held, then numbers, ``count`` words in all."""
     messages = body.get("messages", [])
     parts = [p for m in messages if isinstance(m["content"], list) for p in m["content"]]
-    images = sum(part["type"] == "image_url" for part in parts)
+    images = len(image_parts(messages))
     texts = [m["content"] for m in messages if isinstance(m["content"], str)]
     texts += [part["text"] for part in parts if part["type"] == "text"]
     said = f"{len(messages)} messages, {images} images, last: {texts[-1] if texts else ''}."

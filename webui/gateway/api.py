@@ -9,11 +9,21 @@ from uuid import uuid4
 
 from starlette.types import Message, Receive, Scope, Send
 
+from webui.gateway.chat import Chat
 from webui.gateway.documents import encoded, parsed
 from webui.gateway.errors import ApiError, method_not_allowed, not_found, send_error
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
-from webui.gateway.relay import ClientGoneError, Relay, read_body, refuse_unread, unless, until_gone
+from webui.gateway.relay import (
+    ClientGoneError,
+    Relay,
+    read_body,
+    refuse_unread,
+    send_json,
+    unless,
+    until_gone,
+)
+from webui.gateway.thinking import ALIASES
 from webui.settings import Settings
 
 PREFIXES = ("/api/v1", "/v1")
@@ -45,6 +55,7 @@ class Gateway:
         self._relay = relay
         self._images = images
         self._settings = settings
+        self._chat = Chat(relay, images, settings.thinking)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         send = with_request_id(scope, send)
@@ -73,20 +84,20 @@ class Gateway:
         if path == "/images/inspect":
             await send_json(send, await self._images.inspect(body))
             return
-        body = await self._prepared(path, body)
-        await self._relay.forward("POST", f"/v1{path}", body, send)
-
-    async def _prepared(self, path: str, body: bytes) -> bytes:
-        """A request as the engine gets it: the bytes that came, unless something must change."""
-        document = parsed(body)
-        changed = check_fields(path, document)
         if path == "/chat/completions":
-            changed |= await self._images.put_in(document)
-        return encoded(document) if changed else body
+            work = self._chat.answer(body, send)
+        else:
+            document = parsed(body)
+            body = encoded(document) if check_fields(path, document) else body
+            work = self._relay.forward("POST", f"/v1{path}", body, send)
+        del body  # as above
+        await work
 
     async def _send_models(self, send: Send) -> None:
         """The engine's list; a demo checkpoint says that it is one."""
         listing = await self._relay.fetch_json("/v1/models")
+        names = [(model, ending) for model in listing["data"] for ending in ("", *ALIASES)]
+        listing["data"] = [model | {"id": model["id"] + ending} for model, ending in names]
         for model in listing["data"]:
             model["root"] = model["id"]  # the engine tells the folder on this machine
             if self._settings.notice:
@@ -105,15 +116,6 @@ def with_request_id(scope: Scope, send: Send) -> Send:
         await send(message)
 
     return send_named
-
-
-async def send_json(send: Send, body: bytes) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _offered_path(scope: Scope) -> str:

@@ -37,10 +37,16 @@ SAMPLING = _names(
 
 
 class Fields(NamedTuple):
-    """``used`` ones reach the engine; ``ignored`` ones are taken and have no effect."""
+    """``used`` ones reach the engine, ``ours`` are understood here, ``ignored`` ones are taken and
+    have no effect."""
 
     used: frozenset[str]
+    ours: frozenset[str]
     ignored: frozenset[str]
+
+    @property
+    def known(self) -> frozenset[str]:
+        return self.used | self.ours | self.ignored
 
 
 FIELDS: Mapping[str, Fields] = {
@@ -48,11 +54,11 @@ FIELDS: Mapping[str, Fields] = {
         SAMPLING
         | _names(
             """
-            messages max_completion_tokens top_logprobs tools tool_choice parallel_tool_calls
-            reasoning_effort include_reasoning add_generation_prompt
-            continue_final_message
+            messages top_logprobs tools tool_choice parallel_tool_calls include_reasoning
+            add_generation_prompt continue_final_message
             """
         ),
+        _names("thinking reasoning_effort max_completion_tokens"),
         _names(
             """
             audio function_call functions metadata modalities moderation prediction
@@ -61,7 +67,9 @@ FIELDS: Mapping[str, Fields] = {
             """
         ),
     ),
-    "/completions": Fields(SAMPLING | {"prompt", "suffix", "echo"}, frozenset({"best_of", "user"})),
+    "/completions": Fields(
+        SAMPLING | {"prompt", "suffix", "echo"}, frozenset(), frozenset({"best_of", "user"})
+    ),
 }
 
 
@@ -72,7 +80,7 @@ def check_fields(path: str, document: dict[str, Any]) -> bool:
         ApiError: a field is unknown, or beyond its limit.
     """
     fields = FIELDS[path]
-    unknown = document.keys() - fields.used - fields.ignored
+    unknown = document.keys() - fields.known
     if unknown:
         name = min(unknown)
         raise _refused(name[:100], "is not supported here", "unsupported_parameter")

@@ -1,17 +1,19 @@
 """The images of a request: found, fetched or decoded, admitted, and made fit for the engine.
 
 An image may be an http(s) address, a ``data:`` URL or plain base64. What the engine reads safely
-goes on byte for byte.
+goes on byte for byte. The engine keeps what it has made of an image under a name of ours, so that
+in later turns of a talk the name is enough: nothing is decoded, sent or processed twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import binascii
+import hashlib
 import io
 import re
-from collections import Counter
-from collections.abc import Iterator
+import secrets
+from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from yarl import URL
 
 from webui.gateway.documents import parsed
 from webui.gateway.errors import ApiError, refused
+from webui.gateway.image_parts import ImagePart, image_parts
 from webui.gateway.image_urls import ImageUrls, Wanted, host_of
 from webui.gateway.relay import MEGABYTE
 from webui.pictures import (
@@ -36,12 +39,11 @@ from webui.pictures import (
 MAX_IMAGES = 64
 # Decoding a picture of 50 million pixels takes about a gigabyte.
 DECODERS = 2
-# Kinds of content parts that hold text; anything else but an image is refused.
-TEXT_PARTS = {"text", "input_text", "output_text", "refusal", "thinking"}
-IMAGE_PARTS = {"image_url", "input_image"}
-# In a part of text these would be pictures, sounds or cache entries to the engine all the same.
-MEDIA_KEYS = ("image", "audio", "video", "embeds", "uuid")
 MAX_TYPE_LENGTH = 200
+# Names of images that the engine should have; 200 bytes each.
+MAX_KNOWN = 10_000
+# Shorter texts are hashed sooner than a thread is woken.
+HASHED_AT_ONCE = 65_536
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{24,}={0,2}\s*")
 _IMAGE_TYPE = re.compile(r"image/|application/octet-stream$|$", re.IGNORECASE)
 
@@ -65,13 +67,59 @@ class _Loaded:
         return as_data_url(self.header.media_type, self.data)
 
 
-@dataclass
-class _Found:
-    """An image part: its number in the request, from 1, and what it names."""
+class Placed:
+    """The images of one chat request, in its document.
 
-    number: int
-    part: dict[str, Any]
-    source: str
+    Those that the engine should have are there by name only.
+    """
+
+    def __init__(self, images: Images, parts: list[ImagePart]) -> None:
+        self._images = images
+        self._parts = parts
+        self._fetched: dict[str, bytes] = {}
+        self._tokens: dict[str, int] = {}
+        self.named_only = False
+        """Whether there are some of which the engine gets no more than the name."""
+        self.characters = sum(len(part.source) for part in parts)
+        """Of the client's request, that named them."""
+        self.tokens = 0
+        """Of the prompt, for all of them."""
+
+    async def fill(self, *, with_bytes: bool = False) -> None:
+        """Put names into the document, and bytes where the engine needs them, or everywhere.
+
+        Raises:
+            ApiError: an image cannot be used; says which and why.
+        """
+        if not self._parts:
+            return
+        if not self._fetched:
+            self._fetched = await self._images.fetch([part.source for part in self._parts])
+        self.tokens, self.named_only = 0, False
+        found = await self._images.found(self._parts, self._fetched, with_bytes=with_bytes)
+        for part in self._parts:
+            image = found[part.source]
+            part.put(image.url, image.name)
+            self.tokens += image.tokens
+            self.named_only |= image.url is None
+            self._tokens[image.name] = image.tokens
+
+    def accepted(self) -> None:
+        """The engine has them all: from here on names will do, and their bytes can go."""
+        self._images.remember(self._tokens)
+        for part in self._parts:
+            part.put(None, part.part["uuid"])
+            part.source = ""
+        self._fetched = {}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """As the engine gets it: a name, and a ``data:`` URL unless the name is enough."""
+
+    name: str
+    tokens: int
+    url: str | None
 
 
 class Images:
@@ -89,27 +137,62 @@ class Images:
         self._max_sum_mb = max_sum_mb
         # Of their own: threads go on when a client has left, and must not be more than these.
         self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
+        # The engine trusts names blindly, so nobody must be able to make the name of another's
+        # image. A new secret with each process costs one more sending of bytes after a restart.
+        self._secret = secrets.token_bytes(32)
+        self._known: OrderedDict[str, int] = OrderedDict()
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    async def put_in(self, document: dict[str, Any]) -> bool:
-        """Give a chat request its images as the engine gets them; whether anything had to change.
+    async def put_in(self, document: dict[str, Any]) -> Placed:
+        """Give a chat request its images as the engine gets them.
 
         Raises:
             ApiError: an image cannot be used; says which and why.
         """
-        found = [*_image_parts(document)]
-        uses = Counter(image.source for image in found)
-        urls, left = {}, self._max_sum_mb * MEGABYTE
-        for source, loaded in (await self._load([image.source for image in found])).items():
-            urls[source] = loaded.url if loaded.header.fits else await self._normalised(loaded)
-            left -= len(urls[source]) * uses[source]
+        placed = Placed(self, [*image_parts(document)])
+        await placed.fill()
+        return placed
+
+    async def found(
+        self, parts: list[ImagePart], fetched: dict[str, bytes], *, with_bytes: bool
+    ) -> dict[str, _Image]:
+        """What the engine gets for each source."""
+        uses = Counter(part.source for part in parts)
+        numbers: dict[str, int] = {}
+        for part in parts:
+            numbers.setdefault(part.source, part.number)
+        found, left = {}, self._max_sum_mb * MEGABYTE
+        for source, number in numbers.items():
+            name = await self._name_of(fetched.get(source, source))
+            tokens = self._known.get(name)
+            if tokens is not None and not with_bytes:
+                self._known.move_to_end(name)
+                found[source] = _Image(name, tokens, None)
+                continue
+            loaded = await asyncio.to_thread(
+                _loaded, source, fetched.get(source), f"Image {number}", self._max_mb
+            )
+            url = loaded.url if loaded.header.fits else await self._normalised(loaded)
+            left -= len(url) * uses[source]
             if left < 0:
                 message = f"The images are together larger than {self._max_sum_mb} MB."
                 raise refused(message, "image_too_large", 413)
-        changes = [_put(image.part, urls[image.source]) for image in found]
-        return any(changes)
+            found[source] = _Image(name, _tokens_of(loaded.header), url)
+        return found
+
+    def remember(self, tokens: dict[str, int]) -> None:
+        """The engine has the images of these names; so many tokens each."""
+        self._known.update(tokens)
+        while len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    async def _name_of(self, content: str | bytes) -> str:
+        """Of an image, by its bytes or by the text that holds them."""
+        if len(content) <= HASHED_AT_ONCE:
+            return _keyed_hash(content, self._secret)
+        return await asyncio.to_thread(_keyed_hash, content, self._secret)
 
     async def inspect(self, body: bytes) -> bytes:
         """What images are and cost, without the model: the answer of ``/images/inspect``.
@@ -122,25 +205,27 @@ class Images:
         if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
             message = 'Send {"image": ...} or {"images": [...]}: addresses, data: URLs or base64.'
             raise ApiError(400, message, "invalid_request", param="images")
-        loaded = await self._load(sources)
-        images = [_described(n, loaded[s].header) for n, s in enumerate(sources, start=1)]
+        fetched = await self.fetch(sources)
+        images = []
+        for number, source in enumerate(sources, start=1):
+            loaded = await asyncio.to_thread(
+                _loaded, source, fetched.get(source), f"Image {number}", self._max_mb
+            )
+            images.append(_described(number, loaded.header))
         total = sum(image["tokens"] for image in images)
         return orjson.dumps({"object": "list", "images": images, "tokens": total})
 
-    async def _load(self, sources: list[str]) -> dict[str, _Loaded]:
-        """Every source once: fetched or decoded, and admitted by its header."""
+    async def fetch(self, sources: list[str]) -> dict[str, bytes]:
+        """Of the sources, those that are addresses.
+
+        Raises:
+            ApiError: there are too many sources, or one cannot be had.
+        """
         if len(sources) > MAX_IMAGES:
             raise refused(f"A request may have at most {MAX_IMAGES} images.", "too_many_images")
-        uses = Counter(sources)
-        first = {source: sources.index(source) + 1 for source in uses}
-        remote = [Wanted(s, first[s], uses[s]) for s in uses if _is_web_address(s)]
-        fetched = await self._urls.fetch(remote) if remote else {}
-        return {
-            source: await asyncio.to_thread(
-                _loaded, source, fetched.get(source), f"Image {number}", self._max_mb
-            )
-            for source, number in first.items()
-        }
+        uses = Counter(source for source in sources if _is_web_address(source))
+        wanted = [Wanted(source, sources.index(source) + 1, uses[source]) for source in uses]
+        return await self._urls.fetch(wanted) if wanted else {}
 
     async def _normalised(self, loaded: _Loaded) -> str:
         loop = asyncio.get_running_loop()
@@ -151,6 +236,15 @@ class Images:
         except PictureError as error:
             raise refused(str(error), error.code) from None
         return as_data_url(kind, data)
+
+
+def _keyed_hash(content: str | bytes, key: bytes) -> str:
+    data = content if isinstance(content, bytes) else content.encode()
+    return hashlib.blake2b(data, digest_size=20, key=key).hexdigest()
+
+
+def _tokens_of(header: Header) -> int:
+    return cost_of(header.width, header.height).tokens
 
 
 def _loaded(source: str, fetched: bytes | None, where: str, max_mb: int) -> _Loaded:
@@ -167,62 +261,6 @@ def _loaded(source: str, fetched: bytes | None, where: str, max_mb: int) -> _Loa
         return _Loaded(data, read_header(io.BytesIO(data), name), name, kept)
     except PictureError as error:
         raise refused(str(error), error.code) from None
-
-
-def _image_parts(document: dict[str, Any]) -> Iterator[_Found]:
-    """Every image part of a chat request, in order.
-
-    Raises:
-        ApiError: a part is of another kind than text and image.
-    """
-    messages = document.get("messages")
-    number = 0
-    for message in messages if isinstance(messages, list) else []:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, dict):
-            raise refused("`content` must be a text or a list of parts.", "unsupported_content")
-        for part in content if isinstance(content, list) else []:
-            if not isinstance(part, dict):
-                continue  # the engine takes plain strings as text, and refuses the rest
-            kind = part.get("type")
-            if kind is None or (isinstance(kind, str) and kind in IMAGE_PARTS):
-                number += 1
-                yield _Found(number, part, _source_of(part, number))
-            elif not _is_text(part):
-                shown = str(kind)[:60]
-                raise refused(f"Content of type {shown!r} is not taken.", "unsupported_content")
-
-
-def _is_text(part: dict[str, Any]) -> bool:
-    """Of a kind that holds text, and without a field that makes more of it."""
-    kind = part.get("type")
-    known = isinstance(kind, str) and kind in TEXT_PARTS
-    return known and not any(word in key for key in part for word in MEDIA_KEYS)
-
-
-def _source_of(part: dict[str, Any], number: int) -> str:
-    holder = part.get("image_url")
-    url = holder.get("url") if isinstance(holder, dict) else holder
-    if not isinstance(url, str) or not url.strip():
-        raise refused(f"Image {number}: it has no URL.", "media_url_refused")
-    return url
-
-
-def _put(part: dict[str, Any], url: str) -> bool:
-    """Give the part this URL and nothing else; False where that is what it had.
-
-    An id of the client's (``uuid``) would name a picture in the engine's cache, whoever put it
-    there.
-    """
-    holder, detail = part.get("image_url"), {}
-    if isinstance(holder, dict):
-        extra = set(part) - {"type", "image_url"} | set(holder) - {"url", "detail"}
-        if not extra and part.get("type") == "image_url" and holder["url"] == url:
-            return False
-        detail = {"detail": holder["detail"]} if "detail" in holder else {}
-    part.clear()
-    part.update(type="image_url", image_url={"url": url, **detail})
-    return True
 
 
 def _is_web_address(source: str) -> bool:

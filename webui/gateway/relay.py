@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import orjson
 from starlette.types import Message, Receive, Scope, Send
 
+from webui.gateway.answers import AnswerEvents
 from webui.gateway.errors import ApiError, engine_lost, engine_stalled, too_large
 
 MEGABYTE = 1_000_000
@@ -138,13 +140,27 @@ class Relay:
             ApiError: the engine is not there, or gave no such answer.
         """
         async with await self.open("GET", path, None) as response:
-            try:
-                document = await response.json()
-            except (TimeoutError, aiohttp.ClientError, ValueError):
-                raise engine_lost() from None
-            if response.status != 200 or not isinstance(document, dict):
+            document = await self.read_json(response)
+            if response.status != 200:
                 raise engine_lost()
             return document
+
+    @staticmethod
+    async def read_json(response: aiohttp.ClientResponse) -> dict[str, Any]:
+        """The object in an answer, whatever its status.
+
+        Raises:
+            ApiError: it never came whole, or is no object.
+        """
+        try:
+            document = orjson.loads(await response.read())
+        except TimeoutError:
+            raise engine_stalled() from None
+        except (aiohttp.ClientError, ValueError):
+            raise engine_lost() from None
+        if not isinstance(document, dict):
+            raise engine_lost()
+        return document
 
     async def forward(self, method: str, path: str, body: bytes | None, send: Send) -> None:
         """Relay one exchange whole."""
@@ -154,7 +170,7 @@ class Relay:
         async with response:
             await send(_start(response))
             try:
-                if _is_event_stream(response):
+                if is_event_stream(response):
                     await self._forward_events(response, send)
                 else:
                     async for chunk in response.content.iter_any():
@@ -165,7 +181,37 @@ class Relay:
                 await _end_early(response, engine_lost(), send)
             await send({"type": "http.response.body", "body": b""})
 
-    async def _forward_events(self, response: aiohttp.ClientResponse, send: Send) -> None:
+    async def forward_answer(
+        self,
+        response: aiohttp.ClientResponse,
+        events: AnswerEvents,
+        again: Callable[[], Awaitable[aiohttp.ClientResponse]],
+        send: Send,
+    ) -> None:
+        """Relay a chat stream in the shape that ``events`` gives it.
+
+        ``again`` asks for an answer to the same question where only a thought has come.
+        """
+        await send(_start(response))
+        try:
+            await self._forward_events(response, send, events)
+            if events.unanswered:
+                events.resume()
+                async with await again() as second:
+                    await self._forward_events(second, send, events)
+            if not events.complete:
+                raise engine_lost()
+        except TimeoutError:
+            await _end_early(response, engine_stalled(), send)
+        except aiohttp.ClientError:
+            await _end_early(response, engine_lost(), send)
+        except ApiError as error:
+            await _end_early(response, error, send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _forward_events(
+        self, response: aiohttp.ClientResponse, send: Send, events: AnswerEvents | None = None
+    ) -> None:
         """Relay a stream, with a comment wherever it is silent for long.
 
         Proxies cut connections on which nothing comes, often after 100 s; a model may think longer.
@@ -174,10 +220,23 @@ class Relay:
         beating = asyncio.create_task(heartbeat.run())
         try:
             async for chunk in response.content.iter_any():
-                await heartbeat.pass_on(chunk)
+                out = events.feed(chunk) if events else chunk
+                if out:
+                    await heartbeat.pass_on(out)
+                if events and (events.complete or events.broken):
+                    return
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+
+
+async def send_json(send: Send, body: bytes, status: int = 200) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class Heartbeat:
@@ -213,7 +272,7 @@ class Heartbeat:
                 self._last = self._clock()
 
 
-def _is_event_stream(response: aiohttp.ClientResponse) -> bool:
+def is_event_stream(response: aiohttp.ClientResponse) -> bool:
     return response.content_type == "text/event-stream"
 
 
@@ -223,7 +282,7 @@ def _start(response: aiohttp.ClientResponse) -> Message:
         for name in KEPT_HEADERS
         if name in response.headers
     ]
-    if _is_event_stream(response):
+    if is_event_stream(response):
         # Proxies in front of us must neither collect nor keep a stream.
         headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
     return {"type": "http.response.start", "status": response.status, "headers": headers}
@@ -231,6 +290,6 @@ def _start(response: aiohttp.ClientResponse) -> Message:
 
 async def _end_early(response: aiohttp.ClientResponse, error: ApiError, send: Send) -> None:
     """End a broken answer so that it cannot be taken for a whole one."""
-    if not _is_event_stream(response):
+    if not is_event_stream(response):
         raise UnfinishedAnswerError(error.code)
     await send({"type": "http.response.body", "body": error.as_event(), "more_body": True})

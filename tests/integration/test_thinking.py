@@ -1,0 +1,124 @@
+"""A model that always thinks, and clients that set a small limit: the answer gets it all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from deployments import Webui
+from integration.test_gateway import HELLO, ask, request
+
+GIVEN = "1 messages, 0 images, last: hello."
+
+
+def last_body(webui: Webui) -> dict[str, Any]:
+    """The engine's last chat request."""
+    return [seen for seen in webui.engine.seen() if "chat" in seen["path"]][-1]["body"]
+
+
+def streamed(webui: Webui, **more: Any) -> tuple[str, str, list[str]]:
+    """Thought, answer and the reasons of the ends, of a stream."""
+    thought, answer, reasons = "", "", []
+    for chunk in ask(webui, stream=True, **more):
+        for choice in chunk.choices:
+            assert getattr(choice.delta, "reasoning_content", None) == getattr(
+                choice.delta, "reasoning", None
+            )
+            assert not hasattr(choice, "token_ids")
+            thought += getattr(choice.delta, "reasoning", None) or ""
+            answer += choice.delta.content or ""
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+    return thought, answer, reasons
+
+
+def test_the_answer_has_both_names_of_a_thought(webui: Webui) -> None:
+    """The engine's and the one that most clients still read."""
+    message = ask(webui).choices[0].message
+    assert message.reasoning == message.reasoning_content == "Hmm."
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_long_thought_leaves_the_answer_its_tokens(webui: Webui, field: str) -> None:
+    """Three words were asked for, three come, however long the model thought before."""
+    webui.engine.script(thought=300, words=50)
+    choice = ask(webui, **{field: 3}).choices[0]
+    assert (choice.message.content, choice.finish_reason) == ("1 messages, 0", "length")
+    thought, answer, reasons = streamed(webui, **{field: 10})
+    assert (len(thought.split()), answer, reasons) == (
+        300,
+        f"{GIVEN} 1 2 3 4 5 6 7 8 9",
+        ["length"],
+    )
+
+
+def test_an_answer_that_fits_ends_by_itself(webui: Webui) -> None:
+    """Exactly as many tokens as allowed is not too many."""
+    webui.engine.script(thought=5, words=8)
+    assert streamed(webui, max_tokens=8)[1:] == (f"{GIVEN} 1 2 3 4 5 6 7", ["stop"])
+    assert streamed(webui, max_tokens=7)[1:] == (f"{GIVEN} 1 2 3 4 5 6", ["length"])
+
+
+def test_a_cut_stream_stops_the_engine_and_tells_what_was_used(webui: Webui) -> None:
+    """The engine's limit would let it go on for the rest of the thought's tokens."""
+    webui.engine.script(thought=2, words=2000, delay_s=0.001)
+    *_, last = ask(webui, stream=True, max_tokens=4, stream_options={"include_usage": True})
+    assert last.usage.completion_tokens == 2 + 1 + 4 + 1
+    assert [seen["outcome"] for seen in webui.engine.seen()] == ["aborted"]
+
+
+@pytest.mark.parametrize(
+    ("more", "budget"),
+    [
+        ({"reasoning_effort": "low"}, 512),
+        ({"extra_body": {"thinking": "off"}}, 0),
+        ({"model": "one:fast"}, 0),
+        ({"model": "one:deep", "max_tokens": 100}, 8192 - 400 - 100 - 1),
+    ],
+)
+def test_modes_become_budgets(webui: Webui, more: dict[str, Any], budget: int) -> None:
+    """The largest is bounded by the context of 8,192 tokens."""
+    more = {"model": "one", "messages": HELLO, **more}
+    with openai.OpenAI(base_url=f"{webui.url}/v1", api_key="none") as api:
+        api.chat.completions.create(**more)
+    seen = last_body(webui)
+    assert seen["model"] == "one"
+    # The rough count of the text has to be taken off too, or its exact count.
+    assert budget - 200 <= seen["thinking_token_budget"] <= budget + 400
+
+
+def test_a_full_context_leaves_room_for_the_answer(webui: Webui) -> None:
+    """The text is counted exactly where it may be too long; thinking gets what is left over."""
+    long = [{"role": "user", "content": "word " * 7000}]
+    body = json.dumps({"model": "one", "messages": long, "max_tokens": 1000}).encode()
+    assert request(webui, "POST", "/v1/chat/completions", body)[0] == 200
+    assert last_body(webui)["thinking_token_budget"] == 8192 - 7000 - 1000 - 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thought_without_an_answer_is_asked_again(webui: Webui, stream: bool) -> None:
+    """At once and without a thought; the client sees one answer, under one id."""
+    webui.engine.script(never_answers=True)
+    if stream:
+        thought, answer, reasons = streamed(webui)
+        assert thought == "Hmm." * 5
+        assert (answer, reasons) == (f"{GIVEN} 1 2 3 4 5 6 7", ["stop"])
+    else:
+        choice = ask(webui).choices[0]
+        assert choice.message.content == f"{GIVEN} 1 2 3 4 5 6 7"
+        assert (choice.message.reasoning, choice.finish_reason) == ("Hmm." * 5, "stop")
+    assert len(webui.engine.seen()) == 2
+    assert last_body(webui)["thinking_token_budget"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stray_tags_do_not_reach_the_text(webui: Webui, stream: bool) -> None:
+    """Also where they come in pieces; a lone < stays."""
+    webui.engine.script(tags=True, words=2)
+    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    if stream:
+        text = streamed(webui, tools=tools)[1]
+    else:
+        text = ask(webui, tools=tools).choices[0].message.content
+    assert text == f"{GIVEN}  a < b  1"

@@ -1,0 +1,226 @@
+"""What clients get of the engine's chat answers: thoughts under both names, no stray tags, and no
+more tokens than were asked for.
+
+The engine calls a thought ``reasoning``; many clients still read ``reasoning_content``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+# The parser of tool calls leaves these in the text.
+STRAY_TAGS = ("<tool_calls>", "</tool_calls>")
+_STRAY = re.compile("|".join(map(re.escape, STRAY_TAGS)))
+_DONE = b"data: [DONE]\n\n"
+_END = b"\n\n"
+
+
+def with_both_names(message: dict[str, Any]) -> None:
+    """Give a message or a delta its thought under the older name too."""
+    if "reasoning" in message:
+        message["reasoning_content"] = message["reasoning"]
+
+
+def without_stray_tags(text: str) -> str:
+    return _STRAY.sub("", text)
+
+
+def shape(choice: dict[str, Any], *, tools: bool) -> None:
+    """Change a whole answer in place to what clients get."""
+    message = choice["message"]
+    with_both_names(message)
+    if tools and isinstance(message.get("content"), str):
+        message["content"] = without_stray_tags(message["content"])
+
+
+def is_unanswered(choice: dict[str, Any]) -> bool:
+    """Whether a whole answer is a thought and no more."""
+    message = choice["message"]
+    said = message.get("content") or message.get("tool_calls")
+    return bool(message.get("reasoning")) and not said
+
+
+class StrayTags:
+    """:func:`without_stray_tags` for text that comes in pieces: holds back what may become one."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def rest(self, piece: str, *, last: bool) -> str:
+        """What of the text so far may go out."""
+        text = without_stray_tags(self._held + piece)
+        end = len(text) if last else _start_of_a_tag(text)
+        self._held = text[end:]
+        return text[:end]
+
+
+def _start_of_a_tag(text: str) -> int:
+    """Where an unfinished tag begins at the end of a text; its length if there is none."""
+    start = text.rfind("<")
+    unfinished = start >= 0 and any(tag.startswith(text[start:]) for tag in STRAY_TAGS)
+    return start if unfinished else len(text)
+
+
+@dataclass
+class _Choice:
+    """How far one of a stream's answers is; ``tokens`` are those after its thought."""
+
+    tokens: int = 0
+    thought: bool = False
+    answering: bool = False
+    answered: bool = False
+    ended: bool = False
+    cut: bool = False
+    tags: StrayTags = field(default_factory=StrayTags)
+
+
+class AnswerEvents:
+    """A chat stream on its way to the client.
+
+    Args:
+        limit: tokens that an answer may have; None where the engine's own limit will do. Counting
+            needs ``return_token_ids`` in the request.
+        tools: whether tools were offered, so that stray tags may come.
+        usage: whether the client wants to know at the end what was used.
+        ids: whether the client asked for tokens' numbers itself.
+        choices: how many answers there will be.
+    """
+
+    def __init__(
+        self, *, limit: int | None, tools: bool, usage: bool, ids: bool, choices: int
+    ) -> None:
+        self._limit = limit
+        self._tools = tools
+        self._usage = usage
+        self._ids = ids
+        self._expected = choices
+        self._choices: dict[int, _Choice] = defaultdict(_Choice)
+        self._rest = b""
+        self._head: dict[str, Any] = {}
+        self._prompt_tokens = self._generated = 0
+        self._resumed = False
+        self.complete = False
+        """Nothing more is wanted of the engine."""
+        self.unanswered = False
+        """A thought came and no answer to it; the end was kept back."""
+        self.broken = False
+        """The engine sent something else than events of JSON; what follows is not passed on."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events that are whole by now, as the client gets them."""
+        *events, self._rest = (self._rest + chunk).split(_END)
+        return b"".join([self._event(event) for event in events])
+
+    def resume(self) -> None:
+        """What is fed from now on answers the same question, without a thought."""
+        self._resumed, self._rest = True, b""
+        self.unanswered = False
+        self._choices.clear()
+
+    def _event(self, event: bytes) -> bytes:
+        if self.complete or self.unanswered or self.broken:
+            return b""
+        if self._passes(event):
+            return event + _END
+        if not event.startswith(b"data: "):
+            return event + _END if event else b""
+        if event == _DONE[:-2]:
+            self.complete = True
+            return _DONE
+        try:
+            return self._shaped(orjson.loads(event[6:]))
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            self.broken = True
+            return b""
+
+    def _passes(self, event: bytes) -> bool:
+        """Most pieces of an answer need no look inside; the first and the last ones do."""
+        return (
+            not self._tools
+            and self._limit is None
+            and not self._resumed
+            and self._expected == 1
+            and self._choices[0].answered
+            and b'"finish_reason":null' in event
+            and b'"reasoning":' not in event
+        )
+
+    def _shaped(self, document: dict[str, Any]) -> bytes:
+        if "error" in document:
+            return _event_of(document)
+        if not self._head:
+            kept = ("id", "object", "created", "model")
+            self._head = {name: document[name] for name in kept if name in document}
+        if self._resumed:  # every event of a stream bears the same id
+            document |= self._head
+        self._prompt_tokens += len(document.get("prompt_token_ids") or ())
+        if not self._ids:
+            document.pop("prompt_token_ids", None)
+        choices = document["choices"]
+        document["choices"] = [choice for choice in choices if self._shape_choice(choice)]
+        if self.unanswered or (choices and not document["choices"]):
+            return b""
+        return _event_of(document) + self._early_end()
+
+    def _shape_choice(self, choice: dict[str, Any]) -> bool:
+        """Change it in place; whether there is anything left of it to send."""
+        state, delta = self._choices[choice["index"]], choice["delta"]
+        if state.ended:
+            return False
+        self._count(choice, delta, state)
+        with_both_names(delta)
+        state.ended = last = choice.get("finish_reason") is not None
+        if self._tools and ("content" in delta or last):
+            delta["content"] = state.tags.rest(delta.get("content") or "", last=last)
+        state.thought |= bool(delta.get("reasoning"))
+        state.answered |= bool(delta.get("content") or delta.get("tool_calls"))
+        if last and state.thought and not state.answered and self._expected == 1:
+            self.unanswered = not self._resumed
+        # Of a second stream the beginning was told already.
+        return last or not (self._resumed and "role" in delta)
+
+    def _count(self, choice: dict[str, Any], delta: dict[str, Any], state: _Choice) -> None:
+        """End a choice at the first token beyond those that its answer may have."""
+        ids = choice.get("token_ids") or ()
+        if not self._ids:
+            choice.pop("token_ids", None)
+        if self._limit is None or not ids:
+            return
+        self._generated += len(ids)
+        thinking = bool(delta.get("reasoning"))
+        if state.answering:
+            state.tokens += len(ids)
+        else:
+            # Here the thought ends, with a token of its own; now and then the answer comes with it.
+            state.answering = not thinking or bool(delta.get("content"))
+            state.tokens = int(state.answering) if thinking else len(ids) - 1
+        of_the_end = choice.get("finish_reason") in ("stop", "tool_calls")
+        if state.tokens - of_the_end > self._limit:
+            state.cut = True
+            choice["finish_reason"] = "length"
+            delta.clear()
+
+    def _early_end(self) -> bytes:
+        """The last events, where the engine would go on for nothing."""
+        states = self._choices.values()
+        ended = len(states) == self._expected and all(state.ended for state in states)
+        if not ended or not any(state.cut for state in states):
+            return b""
+        self.complete = True
+        if not self._usage:
+            return _DONE
+        usage = {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._generated,
+            "total_tokens": self._prompt_tokens + self._generated,
+        }
+        return _event_of(self._head | {"choices": [], "usage": usage}) + _DONE
+
+
+def _event_of(document: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(document) + _END

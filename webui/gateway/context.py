@@ -1,0 +1,83 @@
+"""How much of the model's context a request leaves for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from webui.gateway.documents import encoded
+from webui.gateway.relay import Relay
+
+# After a restart the engine may have another limit.
+KEEP_LIMIT_S = 30.0
+# What a chat template adds beyond the bytes of a request's own JSON; its words on tools most of it.
+TEMPLATE_TOKENS = 400
+
+
+class Context:
+    """Knows the engine's limit, and counts tokens only where a request may come near it."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._limit = 0
+        self._asked_at = float("-inf")
+
+    async def room(
+        self, document: dict[str, Any], text_bytes: int, image_tokens: int, wanted: int
+    ) -> int:
+        """Tokens that are left for thought and answer: at least so many, or exactly, where
+        ``wanted`` might not fit.
+
+        Args:
+            text_bytes: of the request without its images. A token has at least one.
+            image_tokens: of all its images.
+
+        Raises:
+            ApiError: the engine is not there.
+        """
+        limit = await self._current_limit()
+        sure = limit - text_bytes - image_tokens - TEMPLATE_TOKENS
+        if sure >= wanted:
+            return sure
+        text_tokens = await self._count(document)
+        return sure if text_tokens is None else max(0, limit - text_tokens - image_tokens)
+
+    async def _current_limit(self) -> int:
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at > KEEP_LIMIT_S:
+            listing = await self._relay.fetch_json("/v1/models")
+            lengths = [model.get("max_model_len") for model in listing["data"]]
+            self._limit = min((n for n in lengths if isinstance(n, int)), default=2**31)
+            self._asked_at = now
+        return self._limit
+
+    async def _count(self, document: dict[str, Any]) -> int | None:
+        """As the engine counts, without images; None where it cannot."""
+        names = ("model", "tools", "add_generation_prompt", "continue_final_message")
+        asked = {name: document[name] for name in names if document.get(name) is not None}
+        asked["messages"] = [_without_images(message) for message in document["messages"]]
+        count = (await self._ask("/tokenize", asked)).get("count")
+        return count if isinstance(count, int) else None
+
+    async def first_tokens(self, text: str, most: int) -> str | None:
+        """What remains of a text with at most so many tokens; None where that is all of it."""
+        if len(text.encode()) <= most:
+            return None
+        asked = {"prompt": text, "add_special_tokens": False}
+        tokens = (await self._ask("/tokenize", asked)).get("tokens")
+        if not isinstance(tokens, list) or len(tokens) <= most:
+            return None
+        shorter = (await self._ask("/detokenize", {"tokens": tokens[:most]})).get("prompt")
+        return shorter.rstrip("\ufffd") if isinstance(shorter, str) else None
+
+    async def _ask(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        async with await self._relay.open("POST", path, encoded(asked)) as response:
+            return await self._relay.read_json(response)
+
+
+def _without_images(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    kept = [p for p in content if not (isinstance(p, dict) and p.get("type") == "image_url")]
+    return {**message, "content": kept or ""}
