@@ -77,4 +77,9 @@ def options_table() -> str:
 
 def _flow(value: Any) -> str:
     value = int(value) if isinstance(value, float) and value.is_integer() else value
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False).strip().removesuffix("...").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False)
+        .strip()
+        .removesuffix("...")
+        .strip()
+    )
