@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher import lifecycle
 from launcher.config import load_config
 from launcher.errors import run_guarded
+from launcher.keys import LIMITS, KeyFile
 from launcher.paths import Paths
 from launcher.profiles import PROFILES
 from launcher.programs import ENGINE, WEBUI, programs_for
@@ -105,6 +106,23 @@ def _uninstall(arguments: argparse.Namespace) -> int:
     return uninstall(Path(arguments.root), dry_run=arguments.dry_run)
 
 
+def _keys(arguments: argparse.Namespace) -> int:
+    file = KeyFile(Paths.from_environ().keys)
+    if arguments.action == "add":
+        say(file.add(arguments.name, {limit: getattr(arguments, limit) for limit in LIMITS}))
+        say("Keep it: it is not shown again. Within a second it is valid, and a key is needed.")
+    elif arguments.action == "revoke":
+        if not file.revoke(arguments.name):
+            say(f"No key is left, so nobody gets in. To do without keys, delete {file.path}")
+    else:
+        for entry in file.entries():
+            limits = [
+                f"{entry[limit]} {limit.replace('_', ' ')}" for limit in LIMITS if limit in entry
+            ]
+            say(f"{entry['name']:20} {entry['added']}  {', '.join(limits)}".rstrip())
+    return 0
+
+
 def _test(arguments: argparse.Namespace) -> int:
     from launcher.testing import run_tests
 
@@ -114,6 +132,12 @@ def _test(arguments: argparse.Namespace) -> int:
 def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
     return int(text)
 
 
@@ -155,9 +179,22 @@ def build_parser() -> argparse.ArgumentParser:
     add_config(execute)
     execute.add_argument("--host", help=f"{WEBUI}: listen there, whatever the YAML says")
     execute.add_argument("--port", type=_port, help=f"{WEBUI}: likewise")
+    _add_keys(add("keys", _keys, "make, list and revoke keys for the API and the page"))
     _add_system_commands(add, add_config)
     add("test", _test, "run this package's own tests; what follows is passed on to pytest")
     return parser
+
+
+def _add_keys(keys: argparse.ArgumentParser) -> None:
+    actions = keys.add_subparsers(dest="action", metavar="{add,list,revoke}", required=True)
+    add = actions.add_parser("add", help="make a key and show it once")
+    for limit in LIMITS:
+        text = f"the most {limit.split('_')[0]} a minute"
+        add.add_argument(f"--{limit.replace('_', '-')}", type=_positive, metavar="N", help=text)
+    actions.add_parser("list", help="names, dates and limits")
+    revoke = actions.add_parser("revoke", help="make a key invalid, within a second")
+    for action in (add, revoke):
+        action.add_argument("name", metavar="NAME", help="who or what uses it")
 
 
 def _add_system_commands(

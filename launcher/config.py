@@ -57,6 +57,7 @@ ThoughtTokens = Annotated[int, Field(ge=1, le=1_000_000)]
 ThinkingMode = Annotated[
     Literal["off", "low", "high", "auto"], BeforeValidator(lambda v: "off" if v is False else v)
 ]
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -196,6 +197,25 @@ class WebuiConfig(_Section):
     thinking_tokens: dict[Thoughtful, ThoughtTokens] = Field(
         default=dict(THINKING_TOKENS),
         description="The most that it thinks in each of these, in tokens.",
+    )
+    require_keys: bool = Field(
+        default=False,
+        description="Refuse to start without a key for the API and the page; see `launch keys`.",
+    )
+    cors_origins: list[Origin] = Field(
+        default=[],
+        description="Web pages that may call the API from a browser, as https://name[:port].",
+    )
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=1024, description="Requests answered at once; more get status 503."
+    )
+    cache_mb: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=0,
+        description="Room on disk for answers that the same request gets again, in MB; 0: none.",
+    )
+    json_keep_alive: bool = Field(
+        default=False,
+        description="Send white space before a slow answer without stream, so nobody cuts it off.",
     )
     stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=10.0, description="Seconds that open answers get to finish at a stop."

@@ -17,6 +17,7 @@ from launcher.checkpoint import problems_of
 from launcher.config import DeployConfig, load_config
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
+from launcher.keys import KeyFile
 from launcher.paths import Paths
 from launcher.programs import (
     ENGINE,
@@ -135,6 +136,22 @@ def _warn_of_idle_gpu() -> None:
         )
 
 
+def check_keys(config: DeployConfig, paths: Paths) -> None:
+    """Say who can use the model, where that may surprise.
+
+    Raises:
+        LauncherError: a key is required and there is none.
+    """
+    has_keys = bool(KeyFile(paths.keys).entries())
+    if config.webui.require_keys and not has_keys:
+        raise LauncherError("webui.require_keys is set and there is no key: `launch keys add NAME`")
+    if config.webui.host in PUBLIC_HOSTS and not paths.keys.exists():
+        warn(
+            f"webui.host is {config.webui.host}: everyone who reaches port {config.webui.port} of"
+            " this machine can use the model, without a key; `launch keys add NAME` makes one"
+        )
+
+
 def up(given: str | None, *, detach: bool) -> int:
     """Start what is not running, apply what changed, wait until it answers."""
     paths, began = Paths.from_environ(), time.time()
@@ -148,11 +165,7 @@ def up(given: str | None, *, detach: bool) -> int:
         supervisord.wait_until_stopped(_stop_limit(paths))
     refuse_other_config(selection.path, paths, supervisord)
     check_ports(config, supervisord)
-    if config.webui.host in PUBLIC_HOSTS:
-        warn(
-            f"webui.host is {config.webui.host}: everyone who reaches port {config.webui.port} of"
-            " this machine can use the model, without a key"
-        )
+    check_keys(config, paths)
     _warn_of_idle_gpu()
     with _alone(paths):
         write_files(config, selection.path, paths)

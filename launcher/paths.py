@@ -80,6 +80,21 @@ class Paths:
         return self.run / "config-path"
 
     @property
+    def keys(self) -> Path:
+        """Hashes of the API's keys; without the file none is needed (:mod:`launcher.keys`)."""
+        return self.run / "api-keys.json"
+
+    @property
+    def secret(self) -> Path:
+        """Of this installation, made by the WebUI."""
+        return self.run / "secret"
+
+    @property
+    def answers(self) -> Path:
+        """The WebUI's kept answers, where ``webui.cache_mb`` is set."""
+        return self.run / "answers.sqlite"
+
+    @property
     def lock(self) -> Path:
         """Held while files are written and supervisord is started."""
         return self.run / "up.lock"

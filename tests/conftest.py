@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployments import Engine, Webui, answers, end
+from deployments import Engine, Webui, end, running_webui
 from hypothesis import settings
 from playwright.sync_api import Browser, Page, sync_playwright
-from support import FAKE_VLLM, free_port, wait_for
+from support import FAKE_VLLM, free_port
 
 from launcher.host_checks import gpus
 from launcher.paths import Paths
@@ -66,40 +66,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def webui_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webui]:
-    """One for all tests that only send requests."""
-    folder = tmp_path_factory.mktemp("webui")
-    engine_port, port = free_port(), free_port()
-    fake = [sys.executable, str(FAKE_VLLM), "--port", str(engine_port)]
-    engine_process = subprocess.Popen([*fake, "--served-model-name", "one", "two"])
-    environ = {
-        **os.environ,
-        "WEBUI_PORT": str(port),
-        "WEBUI_UPSTREAM": f"http://127.0.0.1:{engine_port}",
-        "WEBUI_MODEL": "one",
-        "WEBUI_NOTICE": "A stand-in answers.",
-        "WEBUI_MAX_REQUEST_MB": "2",
-        "WEBUI_UPSTREAM_IDLE_S": "2",
-        "WEBUI_KEEP_ALIVE_S": "0.5",
-        "WEBUI_MAX_UPLOAD_MB": "1",
-        "WEBUI_IMAGE_HOSTS": "localhost",
-        "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),
-        "GRADIO_TEMP_DIR": str(folder / "uploads"),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-    }
-    log = (folder / "webui.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "webui"], env=environ, stdout=log, stderr=log
-    )
-    url = f"http://127.0.0.1:{port}"
-    engine = Engine(f"http://127.0.0.1:{engine_port}", engine_process)
+def engine_process() -> Iterator[Engine]:
+    """A stand-in engine for all WebUIs."""
+    port = free_port()
+    fake = [sys.executable, str(FAKE_VLLM), "--port", str(port)]
+    process = subprocess.Popen([*fake, "--served-model-name", "one", "two"])
     try:
-        wait_for(lambda: answers(f"{url}/readyz"), 30, "the WebUI over the stand-in is ready")
-        yield Webui(url, engine, process)
+        yield Engine(f"http://127.0.0.1:{port}", process)
     finally:
         end(process)
-        end(engine_process)
-        log.close()
+
+
+@pytest.fixture(scope="session")
+def webui_process(
+    tmp_path_factory: pytest.TempPathFactory, engine_process: Engine
+) -> Iterator[Webui]:
+    """One for all tests that only send requests."""
+    with running_webui(tmp_path_factory.mktemp("webui"), engine_process) as webui:
+        yield webui
 
 
 @pytest.fixture

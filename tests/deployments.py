@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from support import free_port, wait_for
 
 LAUNCH = [sys.executable, "-P", "-m", "launcher"]
 
@@ -91,6 +95,41 @@ class Webui:
     url: str
     engine: Engine
     process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def running_webui(folder: Path, engine: Engine, **settings: str) -> Iterator[Webui]:
+    """A WebUI over an engine, with limits that tests can reach, and these settings."""
+    port = free_port()
+    environ = {
+        **os.environ,
+        "WEBUI_PORT": str(port),
+        "WEBUI_UPSTREAM": engine.url,
+        "WEBUI_MODEL": "one",
+        "WEBUI_NOTICE": "A stand-in answers.",
+        "WEBUI_MAX_REQUEST_MB": "2",
+        "WEBUI_UPSTREAM_IDLE_S": "2",
+        "WEBUI_KEEP_ALIVE_S": "0.5",
+        "WEBUI_MAX_UPLOAD_MB": "1",
+        "WEBUI_IMAGE_HOSTS": "localhost",
+        "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        **settings,
+    }
+    with (folder / "webui.log").open("wb") as log:
+        command = [sys.executable, "-P", "-m", "webui"]
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(
+            lambda: process.poll() is not None or answers(f"{url}/readyz"), 30, "the WebUI is ready"
+        )
+        assert process.returncode is None, f"it ended with {process.returncode}"
+        yield Webui(url, engine, process, folder / "webui.log")
+    finally:
+        end(process)
 
 
 def answers(url: str) -> bool:

@@ -12,15 +12,20 @@ import aiohttp
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from webui.engine_status import EngineProbe
 from webui.gateway.api import PREFIXES, Gateway
+from webui.gateway.cache import AnswerCache
+from webui.gateway.chat import Chat
 from webui.gateway.errors import ApiError, engine_unavailable
 from webui.gateway.image_urls import ImageUrls
-from webui.gateway.images import Images
+from webui.gateway.images import Images, install_secret
+from webui.gateway.keys import Keys
+from webui.gateway.metrics import Metrics
 from webui.gateway.relay import Relay
+from webui.guarded_page import GuardedPage
 from webui.health import Health
 from webui.lazy_page import LazyPage
 from webui.settings import Settings
@@ -39,20 +44,32 @@ class Webui:
         self._session = _engine_session(settings)
         self._probe = EngineProbe(self._session, settings.upstream, settings.engine_state)
         self._page = LazyPage(self._build_page)
+        self._keys = Keys(settings.keys_file, required=settings.require_keys)
+        self._metrics = Metrics()
+        self._cache = _answer_cache(settings)
         health = Health(self._probe)
         self._image_urls = ImageUrls(
             settings.max_upload_mb, settings.max_request_mb, settings.image_hosts
         )
-        relay = Relay(self._session, settings.upstream, self._unavailable, settings.keep_alive_s)
-        self._images = Images(self._image_urls, settings.max_upload_mb, settings.max_request_mb)
-        gateway = Gateway(relay, self._images, settings)
+        self._relay = Relay(
+            self._session, settings.upstream, self._unavailable, settings.keep_alive_s
+        )
+        self._images = Images(
+            self._image_urls,
+            settings.max_upload_mb,
+            settings.max_request_mb,
+            install_secret(settings.secret_file),
+        )
+        chat = Chat(self._relay, self._images, settings.thinking, self._cache)
+        gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
         self.asgi = Starlette(
             routes=[
                 Route("/livez", health.live),
                 Route("/readyz", health.ready),
+                Route("/metrics", self._show_metrics),
                 *(Route(prefix, gateway) for prefix in ("/api", *PREFIXES)),
                 *(Mount(prefix, gateway) for prefix in ("/api", "/v1")),
-                Mount("/", self._page),
+                Mount("/", GuardedPage(self._page, self._keys)),
             ],
             exception_handlers={Exception: _unexpected},
             lifespan=self._lifespan,
@@ -61,6 +78,17 @@ class Webui:
     def _unavailable(self) -> ApiError:
         status = self._probe.explanation()
         return engine_unavailable(status.message, status.retry_after)
+
+    async def _show_metrics(self, request: Request) -> Response:
+        """The gateway's figures and the engine's, under the same keys as the API."""
+        try:
+            self._keys.caller(request.headers.raw, request.client.host if request.client else "-")
+        except ApiError as error:
+            return JSONResponse(json.loads(error.body()), error.status, dict(error.headers))
+        text = self._metrics.text()
+        with contextlib.suppress(ApiError):  # without an engine, the gateway's own alone
+            text += await self._relay.fetch_text("/metrics")
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     def _build_page(self) -> FastAPI:
         # gradio is imported here, in a thread, while the API already answers.
@@ -84,6 +112,8 @@ class Webui:
         page.cancel()
         await asyncio.gather(page, return_exceptions=True)
         self._images.close()
+        if self._cache:
+            self._cache.close()
         await self._image_urls.close()
         await self._session.close()
 
@@ -99,6 +129,12 @@ def _engine_session(settings: Settings) -> aiohttp.ClientSession:
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=settings.upstream_idle_s
         ),
     )
+
+
+def _answer_cache(settings: Settings) -> AnswerCache | None:
+    if not settings.cache_mb or settings.cache_file is None:
+        return None
+    return AnswerCache(settings.cache_file, settings.cache_mb)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,14 @@ class Settings:
     upstream_idle_s: float = 300.0
     keep_alive_s: float = 15.0
     thinking: Thinking = STANDARD
+    max_requests: int = 1024
+    keys_file: Path | None = None
+    require_keys: bool = False
+    cors_origins: frozenset[str] = frozenset()
+    json_keep_alive: bool = False
+    cache_mb: int = 0
+    cache_file: Path | None = None
+    secret_file: Path | None = None
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -53,6 +61,14 @@ class Settings:
                 environ.get("WEBUI_THINKING", cls.thinking.default),  # type: ignore[arg-type]
                 json.loads(environ.get("WEBUI_THINKING_TOKENS", "null")) or cls.thinking.tokens,
             ),
+            max_requests=int(environ.get("WEBUI_MAX_REQUESTS", cls.max_requests)),
+            keys_file=path("WEBUI_KEYS_FILE"),
+            require_keys=environ.get("WEBUI_REQUIRE_KEYS") == "1",
+            cors_origins=frozenset(environ.get("WEBUI_CORS_ORIGINS", "").split()),
+            json_keep_alive=environ.get("WEBUI_JSON_KEEP_ALIVE") == "1",
+            cache_mb=int(environ.get("WEBUI_CACHE_MB", cls.cache_mb)),
+            cache_file=path("WEBUI_CACHE_FILE"),
+            secret_file=path("WEBUI_SECRET_FILE"),
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

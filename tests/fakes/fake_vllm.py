@@ -53,6 +53,8 @@ class Script:
     """Length of the thought before it."""
     never_answers: bool = False
     """Spend everything on the thought, unless there is no budget for it."""
+    says: list[str] = field(default_factory=list)
+    """Answers to give in turn instead; the last one for ever."""
     tags: bool = False
     """Leave tags of tool calls in the answer."""
     context: int = 8192
@@ -273,6 +275,8 @@ class Reply:
         thought = thought[: min(budget, script.thought, left)]
         left -= len(thought) + 1
         words = answer_words(body, script.words)
+        if script.says:
+            words = [script.says.pop(0) if len(script.says) > 1 else script.says[0]]
         if script.tags:
             words[1:1] = [" <tool", "_calls>", " a < b", " </tool_calls>"]
         cut = len(words) > left

@@ -9,6 +9,7 @@ import openai
 import pytest
 from deployments import Webui
 from integration.test_gateway import HELLO, ask, request
+from integration.test_image_names import fresh
 
 GIVEN = "1 messages, 0 images, last: hello."
 
@@ -122,3 +123,16 @@ def test_stray_tags_do_not_reach_the_text(webui: Webui, stream: bool) -> None:
     else:
         text = ask(webui, tools=tools).choices[0].message.content
     assert text == f"{GIVEN}  a < b  1"
+
+
+def test_tokenize_counts_pictures(webui: Webui) -> None:
+    """A text or a conversation; a picture costs what the processor makes of it."""
+    status, _, answer = request(webui, "POST", "/v1/tokenize", b'{"model": "one", "prompt": "a b"}')
+    assert (status, answer["count"]) == (200, 2)
+    part = {"type": "image_url", "image_url": {"url": fresh()}}
+    content = [part, {"type": "text", "text": "What is it?"}]
+    body = {"model": "one", "messages": [{"role": "user", "content": content}]}
+    status, _, answer = request(webui, "POST", "/v1/tokenize", json.dumps(body).encode())
+    assert (status, answer["count"], len(answer["tokens"])) == (200, 3 + 171, 3)
+    status, _, answer = request(webui, "POST", "/v1/tokenize", b'{"prompt": "a", "stream": true}')
+    assert (status, answer["error"]["param"]) == (400, "stream")

@@ -104,6 +104,8 @@ class AnswerEvents:
         self._head: dict[str, Any] = {}
         self._prompt_tokens = self._generated = 0
         self._resumed = False
+        self.used: dict[str, int] = {}
+        """Tokens, once the end has come."""
         self.complete = False
         """Nothing more is wanted of the engine."""
         self.unanswered = False
@@ -123,7 +125,7 @@ class AnswerEvents:
         self._choices.clear()
 
     def _event(self, event: bytes) -> bytes:
-        if self.complete or self.unanswered or self.broken:
+        if self.complete or self.broken or (self.unanswered and b'"usage":' not in event):
             return b""
         if self._passes(event):
             return event + _END
@@ -162,10 +164,24 @@ class AnswerEvents:
         if not self._ids:
             document.pop("prompt_token_ids", None)
         choices = document["choices"]
+        if not choices and document.get("usage"):
+            return self._used(document)
         document["choices"] = [choice for choice in choices if self._shape_choice(choice)]
         if self.unanswered or (choices and not document["choices"]):
             return b""
         return _event_of(document) + self._early_end()
+
+    def _used(self, document: dict[str, Any]) -> bytes:
+        """Add up what was used: after a thought without an answer there is a second stream."""
+        names = ("prompt_tokens", "completion_tokens", "total_tokens")
+        usage = {name: document["usage"].get(name) or 0 for name in names}
+        if self.used:
+            usage["completion_tokens"] += self.used["completion_tokens"]
+            usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+        self.used = usage
+        if not self._usage or self.unanswered:
+            return b""
+        return _event_of(document | {"usage": document["usage"] | usage})
 
     def _shape_choice(self, choice: dict[str, Any]) -> bool:
         """Change it in place; whether there is anything left of it to send."""
@@ -212,14 +228,12 @@ class AnswerEvents:
         if not ended or not any(state.cut for state in states):
             return b""
         self.complete = True
-        if not self._usage:
-            return _DONE
         usage = {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._generated,
             "total_tokens": self._prompt_tokens + self._generated,
         }
-        return _event_of(self._head | {"choices": [], "usage": usage}) + _DONE
+        return self._used(self._head | {"choices": [], "usage": usage}) + _DONE
 
 
 def _event_of(document: dict[str, Any]) -> bytes:

@@ -1,43 +1,45 @@
-"""The routes of the OpenAI API: what is offered, and nothing else."""
+"""The routes of the API: what is offered, to whom, and nothing else."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from uuid import uuid4
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+import orjson
+from starlette.types import Receive, Scope, Send
 
-from webui.gateway.chat import Chat
+from webui.gateway.chat import Chat, Form
 from webui.gateway.documents import encoded, parsed
-from webui.gateway.errors import ApiError, method_not_allowed, not_found, send_error
+from webui.gateway.errors import ApiError, method_not_allowed, not_found
+from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
+from webui.gateway.keys import Keys
+from webui.gateway.limits import AtOnce
+from webui.gateway.metrics import Metrics
 from webui.gateway.relay import (
     ClientGoneError,
     Relay,
     read_body,
     refuse_unread,
-    send_json,
     unless,
     until_gone,
 )
 from webui.gateway.thinking import ALIASES
 from webui.settings import Settings
 
+access = logging.getLogger("webui.access")
+
 PREFIXES = ("/api/v1", "/v1")
+# What a page of a configured origin may send.
+PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
+    (b"access-control-max-age", b"600"),
+)
 
-# The engine has many more paths; some load code or stop it. Nothing else is passed on.
-ROUTES: Mapping[str, str] = {
-    "/models": "GET",
-    "/chat/completions": "POST",
-    "/completions": "POST",
-    "/images/inspect": "POST",
-}
-
-
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+Handler = Callable[[bytes, Exchange], Awaitable[None]]
 
 
 def api_path(path: str) -> str | None:
@@ -51,49 +53,115 @@ def api_path(path: str) -> str | None:
 class Gateway:
     """An ASGI application for the paths of :func:`api_path`."""
 
-    def __init__(self, relay: Relay, images: Images, settings: Settings) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        images: Images,
+        chat: Chat,
+        settings: Settings,
+        keys: Keys,
+        metrics: Metrics,
+    ) -> None:
         self._relay = relay
         self._images = images
+        self._chat = chat
         self._settings = settings
-        self._chat = Chat(relay, images, settings.thinking)
+        self._keys = keys
+        self._metrics = metrics
+        self._at_once = AtOnce(settings.max_requests)
+        # The engine has many more paths; some load code or stop it. Nothing else is passed on.
+        self._routes: Mapping[str, tuple[str, Handler]] = {
+            "/models": ("GET", self._models),
+            "/chat/completions": ("POST", self._chat_completions),
+            "/completions": ("POST", self._completions),
+            "/tokenize": ("POST", self._tokenize),
+            "/images/inspect": ("POST", self._inspect),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = with_request_id(scope, send)
+        exchange = Exchange(scope, send)
+        self._metrics.running.inc()
         try:
-            await self._answer(scope, receive, send)
+            self._allow_origin(scope, exchange)
+            if scope["method"] == "OPTIONS" and exchange.foreign:
+                await exchange.send_empty(204, *PREFLIGHT)
+            else:
+                await self._answer(scope, receive, exchange)
         except ApiError as error:
-            await send_error(send, error)
+            await exchange.send_error(error)
         except ClientGoneError:
-            return
+            exchange.code = "client_gone"
+        finally:
+            self._metrics.running.dec()
+            self._metrics.note(exchange)
+            access.info("%s", exchange)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = _offered_path(scope)
-        if path == "/models":
-            await unless(until_gone(receive), self._send_models(send))
-            return
+    def _allow_origin(self, scope: Scope, exchange: Exchange) -> None:
+        """Pages of other origins may read answers only where the operator has named them."""
+        origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
+        if origin is not None and origin.decode("latin-1") in self._settings.cors_origins:
+            exchange.foreign = True
+            exchange.headers += [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+
+    async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+        path = _path_of(scope)
+        if path not in self._routes:
+            raise not_found(scope["path"])
+        exchange.path = path
+        method, handler = self._routes[path]
+        if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
+            raise method_not_allowed(method)
+        caller = self._keys.caller(scope["headers"], exchange.client)
+        if caller:
+            exchange.key = caller.name
+            caller.admit()
+        with self._at_once.one():
+            await self._handle(scope, receive, exchange, handler)
+        if caller:
+            caller.used(exchange.prompt_tokens + exchange.completion_tokens)
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, exchange: Exchange, handler: Handler
+    ) -> None:
         try:
             body = await read_body(receive, scope, self._settings.max_request_mb)
         except ApiError as error:
-            await refuse_unread(receive, send, error)
+            exchange.code = error.code
+            await refuse_unread(receive, exchange.send, error)
             return
-        work = self._forward(path, body, send)
+        exchange.bytes_in = len(body)
+        work = handler(body, exchange)
         del body  # not to be kept in memory for as long as the answer takes
         await unless(until_gone(receive), work)
 
-    async def _forward(self, path: str, body: bytes, send: Send) -> None:
-        if path == "/images/inspect":
-            await send_json(send, await self._images.inspect(body))
-            return
-        if path == "/chat/completions":
-            work = self._chat.answer(body, send)
-        else:
-            document = parsed(body)
-            body = encoded(document) if check_fields(path, document) else body
-            work = self._relay.forward("POST", f"/v1{path}", body, send)
+    async def _chat_completions(self, body: bytes, exchange: Exchange) -> None:
+        document, size = parsed(body), len(body)
         del body  # as above
-        await work
+        await self._answer_chat(document, size, exchange, Form())
 
-    async def _send_models(self, send: Send) -> None:
+    async def _answer_chat(
+        self, document: dict[str, Any], size: int, exchange: Exchange, form: Form
+    ) -> None:
+        """A chat in whatever form. What is not streamed may take long in silence."""
+        patience = self._settings.keep_alive_s if self._settings.json_keep_alive else None
+        async with exchange.kept_alive(None if document.get("stream") else patience):
+            await self._chat.answer(document, size, exchange, form)
+
+    async def _completions(self, body: bytes, exchange: Exchange) -> None:
+        document = parsed(body)
+        if check_fields("/completions", document):
+            body = encoded(document)
+        await self._relay.forward("POST", "/v1/completions", body, exchange.send)
+
+    async def _tokenize(self, body: bytes, exchange: Exchange) -> None:
+        document = parsed(body)
+        check_fields("/tokenize", document)
+        await exchange.send_json(*await self._chat.tokenize(document))
+
+    async def _inspect(self, body: bytes, exchange: Exchange) -> None:
+        await exchange.send_json(await self._images.inspect(body))
+
+    async def _models(self, _body: bytes, exchange: Exchange) -> None:
         """The engine's list; a demo checkpoint says that it is one."""
         listing = await self._relay.fetch_json("/v1/models")
         names = [(model, ending) for model in listing["data"] for ending in ("", *ALIASES)]
@@ -102,34 +170,10 @@ class Gateway:
             model["root"] = model["id"]  # the engine tells the folder on this machine
             if self._settings.notice:
                 model["description"] = self._settings.notice
-        await send_json(send, json.dumps(listing, ensure_ascii=False).encode())
+        await exchange.send_json(orjson.dumps(listing))
 
 
-def with_request_id(scope: Scope, send: Send) -> Send:
-    """Name the answer, so that it can be spoken of: by the client's ``X-Request-Id``, or anew."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    name = given if REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
-
-    async def send_named(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"x-request-id", name)]
-        await send(message)
-
-    return send_named
-
-
-def _offered_path(scope: Scope) -> str:
-    """The route of a request.
-
-    Raises:
-        ApiError: there is no such route, or not with this method.
-    """
-    # The raw path: a %2F or a .. in it must not become a route that the list does not name.
+def _path_of(scope: Scope) -> str:
+    """Of a request, as it was sent: a %2F or a .. in it must not become a route."""
     raw = scope.get("raw_path") or scope["path"].encode()
-    path = api_path(raw.decode("latin-1").partition("?")[0])
-    if path is None or path not in ROUTES:
-        raise not_found(scope["path"])
-    allowed = ROUTES[path]
-    if scope["method"] != allowed and (scope["method"], allowed) != ("HEAD", "GET"):
-        raise method_not_allowed(allowed)
-    return path
+    return api_path(raw.decode("latin-1").partition("?")[0]) or ""

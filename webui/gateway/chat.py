@@ -2,161 +2,161 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from starlette.types import Send
 
-from webui.gateway.answers import AnswerEvents, is_unanswered, shape
+from webui.gateway.answers import AnswerEvents
+from webui.gateway.cache import AnswerCache, cache_key, cacheable
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded, parsed
+from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
-from webui.gateway.images import Images, Placed
-from webui.gateway.relay import Relay, is_event_stream, send_json
-from webui.gateway.thinking import Allowance, Thinking, put_in
+from webui.gateway.images import Images
+from webui.gateway.json_answers import JsonAnswers
+from webui.gateway.relay import Relay, is_event_stream
+from webui.gateway.thinking import Thinking, put_in
+from webui.gateway.whole import ChatRequest, WholeAnswers
 
 PATH = "/chat/completions"
-ENGINE_PATH = "/v1/chat/completions"
 # Of the engine's refusal of a picture that it has no longer.
 CACHE_MISS = "Cache miss"
 
 
-@dataclass
-class _Request:
-    """As the engine gets it, and what its answer may have."""
+@dataclass(frozen=True)
+class Form:
+    """The API in whose form a chat answer goes out; by default the chat's own.
 
-    document: dict[str, Any]
-    images: Placed
-    allowance: Allowance
-    ids: bool
-    """Whether the client wants the numbers of tokens."""
+    ``events`` is called for each stream, and what it gives for each piece of it.
+    """
 
-    @property
-    def limit(self) -> int | None:
-        """Tokens to count up to; None where the engine's own limit is exact."""
-        return self.allowance.answer if self.allowance.thinking else None
-
-    @property
-    def tools(self) -> bool:
-        return bool(self.document.get("tools"))
-
-    @property
-    def choices(self) -> int:
-        return self.document.get("n") or 1
-
-    def without_thought(self, choices: int = 1) -> _Request:
-        """The same question, to be answered at once."""
-        allowance = self.allowance._replace(thinking=0)
-        document = self.document | {"n": choices}
-        put_in(document, allowance)
-        return _Request(document, self.images, allowance, self.ids)
+    whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
+    events: Callable[[], Callable[[bytes], bytes]] = lambda: lambda chunk: chunk
 
 
 class Chat:
-    """Answers ``/chat/completions``."""
+    """Answers chat requests, also those that came in another API's form."""
 
-    def __init__(self, relay: Relay, images: Images, thinking: Thinking) -> None:
+    def __init__(
+        self, relay: Relay, images: Images, thinking: Thinking, cache: AnswerCache | None
+    ) -> None:
+        self._cache = cache
         self._relay = relay
         self._images = images
         self._thinking = thinking
         self._context = Context(relay)
+        self._whole = WholeAnswers(relay, self._context)
 
-    async def answer(self, body: bytes, send: Send) -> None:
+    async def answer(
+        self, document: dict[str, Any], size: int, exchange: Exchange, form: Form
+    ) -> None:
         """Send the answer to a request.
+
+        Args:
+            document: of ``/chat/completions``; it is changed.
+            size: of the body that it came in, in bytes.
 
         Raises:
             ApiError: the request is wrong, or the engine has no answer.
         """
-        request = await self._prepared(body)
-        del body  # not to be kept in memory for as long as the answer takes
-        response = await self._open(request)
+        request = await self._prepared(document, size)
+        exchange.images, exchange.image_tokens = len(request.images), request.images.tokens
+        if self._cache is None or not cacheable(document):
+            await self._ask(request, exchange, form)
+            return
+        with request.images.names_alone():
+            key = cache_key(document, await self._context.checkpoint())
+        kept = await self._cache.get(key)
+        exchange.cache = "miss" if kept is None else "hit"
+        exchange.headers.append((b"x-cache", exchange.cache.encode()))
+        if kept is None:
+            answer = await self._ask(request, exchange, form)
+            if answer is not None:
+                self._cache.put(key, encoded(answer))
+        else:
+            await exchange.send_json(encoded(form.whole(parsed(kept))))
+
+    async def _ask(
+        self, request: ChatRequest, exchange: Exchange, form: Form
+    ) -> dict[str, Any] | None:
+        """Answer from the engine; the whole answer, if it is one."""
+        response = await self._whole.open(request)
         if request.images.named_only and await _is_cache_miss(response):
             await request.images.fill(with_bytes=True)
-            response = await self._open(request)
+            response = await self._whole.open(request)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
         async with response:
             if response.status == 200:
                 request.images.accepted()
             if is_event_stream(response):
-                await self._send_events(request, response, send)
-            else:
-                answer = await self._relay.read_json(response)
-                if response.status == 200:
-                    await self._complete(request, answer)
-                await send_json(send, encoded(answer), response.status)
+                await self._send_events(request, response, exchange, form)
+                return None
+            answer = await self._relay.read_json(response)
+        if response.status != 200:
+            exchange.code = "refused_by_engine"
+            await exchange.send_json(encoded(answer), response.status)
+            return None
+        await self._whole.complete(request, answer)
+        exchange.count(answer.get("usage"))
+        await exchange.send_json(encoded(form.whole(answer)))
+        return answer
 
-    async def _open(self, request: _Request) -> aiohttp.ClientResponse:
-        return await self._relay.open("POST", ENGINE_PATH, encoded(request.document))
+    async def tokenize(self, document: dict[str, Any]) -> tuple[bytes, int]:
+        """How many tokens a text or a conversation is, pictures included, and the status.
 
-    async def _prepared(self, body: bytes) -> _Request:
-        document = parsed(body)
+        Raises:
+            ApiError: an image cannot be used, or the engine is not there.
+        """
+        images = await self._images.put_in(document)
+        return await self._context.tokenized(document, images.tokens)
+
+    async def _prepared(self, document: dict[str, Any], size: int) -> ChatRequest:
         check_fields(PATH, document)
         allowance = self._thinking.taken_from(document)
         images = await self._images.put_in(document)
         if allowance.thinking:
-            text_bytes = len(body) - images.characters
+            text_bytes = size - images.characters
             room = await self._context.room(document, text_bytes, images.tokens, allowance.wanted)
             allowance = allowance.within(room)
         put_in(document, allowance)
-        request = _Request(document, images, allowance, bool(document.get("return_token_ids")))
-        if document.get("stream") and request.limit is not None:
-            document["return_token_ids"] = True
+        options = document.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        request = ChatRequest(
+            document,
+            images,
+            allowance,
+            JsonAnswers(document.get("response_format")),
+            ids=bool(document.get("return_token_ids")),
+            usage=bool(options.get("include_usage")),
+        )
+        if document.get("stream"):
+            # To be counted here, whether or not the client wants to know.
+            document["stream_options"] = options | {"include_usage": True}
+            if request.limit is not None:
+                document["return_token_ids"] = True
         return request
 
     async def _send_events(
-        self, request: _Request, response: aiohttp.ClientResponse, send: Send
+        self, request: ChatRequest, response: aiohttp.ClientResponse, exchange: Exchange, form: Form
     ) -> None:
-        options = request.document.get("stream_options") or {}
         events = AnswerEvents(
             limit=request.limit,
             tools=request.tools,
-            usage=bool(options.get("include_usage")),
+            usage=request.usage,
             ids=request.ids,
             choices=request.choices,
         )
 
         async def again() -> aiohttp.ClientResponse:
-            return await self._open(request.without_thought())
+            return await self._whole.open(request.without_thought())
 
-        await self._relay.forward_answer(response, events, again, send)
-
-    async def _complete(self, request: _Request, answer: dict[str, Any]) -> None:
-        """See to it that every choice of a whole answer is one, and no longer than it may be."""
-        choices = answer["choices"]
-        empty = [choice for choice in choices if is_unanswered(choice)]
-        if empty:
-            await self._fill(empty, request.without_thought(len(empty)), answer)
-        used = answer.get("usage") or {}
-        for choice in choices:
-            shape(choice, tools=request.tools)
-            text = choice["message"].get("content")
-            if (
-                request.limit is None
-                or used.get("completion_tokens", 0) <= request.limit
-                or not text
-            ):
-                continue
-            shorter = await self._context.first_tokens(text, request.limit)
-            if shorter is not None:
-                choice["message"]["content"], choice["finish_reason"] = shorter, "length"
-
-    async def _fill(
-        self, empty: list[dict[str, Any]], request: _Request, answer: dict[str, Any]
-    ) -> None:
-        """Answers to what was only thought about."""
-        async with await self._open(request) as response:
-            second = await self._relay.read_json(response)
-        if response.status != 200:
-            return
-        for choice, other in zip(empty, second["choices"], strict=True):
-            choice["message"] |= {"content": other["message"].get("content")}
-            choice["finish_reason"] = other["finish_reason"]
-        used, more = answer.get("usage"), second.get("usage")
-        if used and more:
-            for name in ("completion_tokens", "total_tokens"):
-                used[name] += more["completion_tokens"]
+        try:
+            await self._relay.forward_answer(response, events, form.events(), again, exchange.send)
+        finally:
+            exchange.count(events.used)
 
 
 async def _is_cache_miss(response: aiohttp.ClientResponse) -> bool:

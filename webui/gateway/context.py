@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Self
 
 from webui.gateway.documents import encoded
 from webui.gateway.relay import Relay
@@ -20,6 +20,7 @@ class Context:
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._limit = 0
+        self._checkpoint = ""
         self._asked_at = float("-inf")
 
     async def room(
@@ -35,21 +36,30 @@ class Context:
         Raises:
             ApiError: the engine is not there.
         """
-        limit = await self._current_limit()
+        limit = (await self._look())._limit
         sure = limit - text_bytes - image_tokens - TEMPLATE_TOKENS
         if sure >= wanted:
             return sure
         text_tokens = await self._count(document)
         return sure if text_tokens is None else max(0, limit - text_tokens - image_tokens)
 
-    async def _current_limit(self) -> int:
+    async def checkpoint(self) -> str:
+        """What the engine serves, in its own words.
+
+        Raises:
+            ApiError: the engine is not there.
+        """
+        return (await self._look())._checkpoint
+
+    async def _look(self) -> Self:
         now = asyncio.get_running_loop().time()
         if now - self._asked_at > KEEP_LIMIT_S:
             listing = await self._relay.fetch_json("/v1/models")
             lengths = [model.get("max_model_len") for model in listing["data"]]
             self._limit = min((n for n in lengths if isinstance(n, int)), default=2**31)
+            self._checkpoint = str(listing["data"][0].get("root")) if listing["data"] else ""
             self._asked_at = now
-        return self._limit
+        return self
 
     async def _count(self, document: dict[str, Any]) -> int | None:
         """As the engine counts, without images; None where it cannot."""
@@ -58,6 +68,22 @@ class Context:
         asked["messages"] = [_without_images(message) for message in document["messages"]]
         count = (await self._ask("/tokenize", asked)).get("count")
         return count if isinstance(count, int) else None
+
+    async def tokenized(self, document: dict[str, Any], image_tokens: int) -> tuple[bytes, int]:
+        """The engine's answer on a text or a conversation, and its status. Pictures are counted,
+        but are not in the list of tokens.
+
+        Raises:
+            ApiError: the engine is not there.
+        """
+        if isinstance(messages := document.get("messages"), list):
+            document["messages"] = [_without_images(message) for message in messages]
+        body = encoded(document)
+        async with await self._relay.open("POST", "/tokenize", body) as response:
+            answer = await self._relay.read_json(response)
+        if isinstance(answer.get("count"), int):
+            answer["count"] += image_tokens
+        return encoded(answer), response.status
 
     async def first_tokens(self, text: str, most: int) -> str | None:
         """What remains of a text with at most so many tokens; None where that is all of it."""
@@ -75,8 +101,8 @@ class Context:
             return await self._relay.read_json(response)
 
 
-def _without_images(message: dict[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
+def _without_images(message: Any) -> Any:
+    content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message
     kept = [p for p in content if not (isinstance(p, dict) and p.get("type") == "image_url")]

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from starlette.types import Send
-
 
 @dataclass(eq=False)
 class ApiError(Exception):
@@ -87,6 +85,16 @@ def engine_unavailable(message: str, retry_after: int) -> ApiError:
     )
 
 
+def overloaded() -> ApiError:
+    return ApiError(
+        503,
+        "Too many requests are being answered. Try again in 5 seconds.",
+        "overloaded",
+        "service_unavailable_error",
+        headers={"retry-after": "5"},
+    )
+
+
 def engine_lost() -> ApiError:
     return ApiError(
         502,
@@ -105,10 +113,3 @@ def engine_stalled() -> ApiError:
         "server_error",
         headers={"retry-after": "5"},
     )
-
-
-async def send_error(send: Send, error: ApiError) -> None:
-    """Answer a request that has had no answer yet."""
-    body, headers = error.response()
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -67,6 +67,16 @@ FIELDS: Mapping[str, Fields] = {
             """
         ),
     ),
+    "/tokenize": Fields(
+        _names(
+            """
+            model prompt messages tools add_generation_prompt continue_final_message
+            add_special_tokens return_token_strs
+            """
+        ),
+        frozenset(),
+        frozenset(),
+    ),
     "/completions": Fields(
         SAMPLING | {"prompt", "suffix", "echo"}, frozenset(), frozenset({"best_of", "user"})
     ),
@@ -150,6 +160,10 @@ def _depth(value: Any) -> int:
     return levels
 
 
+def _object(value: Any) -> str | None:
+    return None if isinstance(value, dict) else "must be an object"
+
+
 def _prompts(value: Any) -> str | None:
     """A list of texts or of lists of tokens is several prompts; one of tokens is a single one."""
     several = isinstance(value, list) and any(isinstance(item, str | list) for item in value)
@@ -165,6 +179,7 @@ LIMITS: Mapping[str, Check] = {
     "stop": _items(16),
     "stop_token_ids": _items(256),
     "bad_words": _items(128),
+    "stream_options": _object,
     "response_format": _grammar,
     "structured_outputs": _grammar,
     "prompt": _prompts,

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import contextlib
 import hashlib
 import io
+import os
 import re
 import secrets
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -85,6 +89,9 @@ class Placed:
         self.tokens = 0
         """Of the prompt, for all of them."""
 
+    def __len__(self) -> int:
+        return len(self._parts)
+
     async def fill(self, *, with_bytes: bool = False) -> None:
         """Put names into the document, and bytes where the engine needs them, or everywhere.
 
@@ -103,6 +110,18 @@ class Placed:
             self.tokens += image.tokens
             self.named_only |= image.url is None
             self._tokens[image.name] = image.tokens
+
+    @contextlib.contextmanager
+    def names_alone(self) -> Iterator[None]:
+        """For a while, the document says which images it is about, without their bytes."""
+        urls = [part.part["image_url"] for part in self._parts]
+        for part in self._parts:
+            part.part["image_url"] = None
+        try:
+            yield
+        finally:
+            for part, url in zip(self._parts, urls, strict=True):
+                part.part["image_url"] = url
 
     def accepted(self) -> None:
         """The engine has them all: from here on names will do, and their bytes can go."""
@@ -129,17 +148,17 @@ class Images:
         urls: fetches what is named by address.
         max_mb: of one image, in MB of a million bytes.
         max_sum_mb: of all images of a request, as they stand in its body.
+        secret: of this installation. The engine trusts names blindly, so nobody else must be able
+            to make the name of another's image.
     """
 
-    def __init__(self, urls: ImageUrls, max_mb: int, max_sum_mb: int) -> None:
+    def __init__(self, urls: ImageUrls, max_mb: int, max_sum_mb: int, secret: bytes) -> None:
         self._urls = urls
+        self._secret = secret
         self._max_mb = max_mb
         self._max_sum_mb = max_sum_mb
         # Of their own: threads go on when a client has left, and must not be more than these.
         self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
-        # The engine trusts names blindly, so nobody must be able to make the name of another's
-        # image. A new secret with each process costs one more sending of bytes after a restart.
-        self._secret = secrets.token_bytes(32)
         self._known: OrderedDict[str, int] = OrderedDict()
 
     def close(self) -> None:
@@ -236,6 +255,22 @@ class Images:
         except PictureError as error:
             raise refused(str(error), error.code) from None
         return as_data_url(kind, data)
+
+
+def install_secret(file: Path | None) -> bytes:
+    """This installation's own, made the first time; without a file, this process's own."""
+    secret = secrets.token_bytes(32)
+    if file is None:
+        return secret
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as new:
+            new.write(secret)
+    kept = file.read_bytes()
+    if len(kept) != len(secret):  # cut off while it was written
+        file.unlink()
+        return install_secret(file)
+    return kept
 
 
 def _keyed_hash(content: str | bytes, key: bytes) -> str:

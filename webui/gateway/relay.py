@@ -145,6 +145,18 @@ class Relay:
                 raise engine_lost()
             return document
 
+    async def fetch_text(self, path: str) -> bytes:
+        """What the engine answers with.
+
+        Raises:
+            ApiError: the engine is not there, or gave no such answer.
+        """
+        async with await self.open("GET", path, None) as response:
+            try:
+                return await response.read() if response.status == 200 else b""
+            except (TimeoutError, aiohttp.ClientError):
+                raise engine_lost() from None
+
     @staticmethod
     async def read_json(response: aiohttp.ClientResponse) -> dict[str, Any]:
         """The object in an answer, whatever its status.
@@ -171,7 +183,7 @@ class Relay:
             await send(_start(response))
             try:
                 if is_event_stream(response):
-                    await self._forward_events(response, send)
+                    await self._forward_events(response, send, lambda chunk: chunk, lambda: False)
                 else:
                     async for chunk in response.content.iter_any():
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -185,34 +197,51 @@ class Relay:
         self,
         response: aiohttp.ClientResponse,
         events: AnswerEvents,
+        translated: Callable[[bytes], bytes],
         again: Callable[[], Awaitable[aiohttp.ClientResponse]],
         send: Send,
     ) -> None:
         """Relay a chat stream in the shape that ``events`` gives it.
 
-        ``again`` asks for an answer to the same question where only a thought has come.
+        Args:
+            translated: events in the form in which they go out.
+            again: asks for an answer to the same question where only a thought has come.
         """
+
+        def feed(chunk: bytes) -> bytes:
+            shaped = events.feed(chunk)
+            return translated(shaped) if shaped else b""
+
+        def ended() -> bool:
+            return events.complete or events.broken
+
         await send(_start(response))
+        error: ApiError | None = None
         try:
-            await self._forward_events(response, send, events)
+            await self._forward_events(response, send, feed, ended)
             if events.unanswered:
                 events.resume()
                 async with await again() as second:
-                    await self._forward_events(second, send, events)
-            if not events.complete:
-                raise engine_lost()
+                    await self._forward_events(second, send, feed, ended)
+            error = None if events.complete else engine_lost()
         except TimeoutError:
-            await _end_early(response, engine_stalled(), send)
+            error = engine_stalled()
         except aiohttp.ClientError:
-            await _end_early(response, engine_lost(), send)
-        except ApiError as error:
-            await _end_early(response, error, send)
-        await send({"type": "http.response.body", "body": b""})
+            error = engine_lost()
+        except ApiError as refused:
+            error = refused
+        last = translated(error.as_event()) if error else b""
+        await send({"type": "http.response.body", "body": last})
 
     async def _forward_events(
-        self, response: aiohttp.ClientResponse, send: Send, events: AnswerEvents | None = None
+        self,
+        response: aiohttp.ClientResponse,
+        send: Send,
+        feed: Callable[[bytes], bytes],
+        ended: Callable[[], bool],
     ) -> None:
-        """Relay a stream, with a comment wherever it is silent for long.
+        """Relay what ``feed`` makes of a stream until it has ``ended``, with a comment wherever it
+        is silent for long.
 
         Proxies cut connections on which nothing comes, often after 100 s; a model may think longer.
         """
@@ -220,23 +249,14 @@ class Relay:
         beating = asyncio.create_task(heartbeat.run())
         try:
             async for chunk in response.content.iter_any():
-                out = events.feed(chunk) if events else chunk
+                out = feed(chunk)
                 if out:
                     await heartbeat.pass_on(out)
-                if events and (events.complete or events.broken):
+                if ended():
                     return
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
-
-
-async def send_json(send: Send, body: bytes, status: int = 200) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 class Heartbeat:

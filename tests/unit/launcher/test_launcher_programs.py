@@ -28,6 +28,7 @@ from launcher.programs import (
     start_script_options,
     webui_process,
 )
+from webui.gateway.thinking import Thinking
 from webui.settings import Settings as WebuiSettings
 
 YAML = Path("/srv/step3vl/deploy.yaml")
@@ -189,7 +190,18 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
     config = config_of(
         model={"folder": "m", "names": ["first", "second"], "notice": "só 演示 'x'"},
         engine={"port": 8123},
-        webui={"max_request_mb": 3, "max_upload_mb": 2, "image_hosts": ["nas:8080", "b"]},
+        webui={
+            "max_request_mb": 3,
+            "max_upload_mb": 2,
+            "image_hosts": ["nas:8080", "b"],
+            "thinking": False,  # what YAML makes of off
+            "thinking_tokens": {"low": 7},
+            "require_keys": True,
+            "cors_origins": ["https://a.example", "http://b.example:8080"],
+            "max_requests": 9,
+            "cache_mb": 5,
+            "json_keep_alive": True,
+        },
     )
     expected = WebuiSettings(
         host="0.0.0.0",
@@ -200,6 +212,15 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         max_request_mb=3,
         max_upload_mb=2,
         image_hosts=frozenset({"nas:8080", "b"}),
+        thinking=Thinking("off", {"low": 7, "auto": 4096, "high": 16384}),
+        require_keys=True,
+        keys_file=PATHS.keys,
+        cors_origins=frozenset({"https://a.example", "http://b.example:8080"}),
+        max_requests=9,
+        cache_mb=5,
+        cache_file=PATHS.answers,
+        json_keep_alive=True,
+        secret_file=PATHS.secret,
         engine_state=PATHS.engine_state,
         address_file=PATHS.webui_address,
     )

@@ -102,7 +102,7 @@ def test_every_key_has_one_row_in_the_table(section: str, key: str, field: Field
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in options_table().splitlines()]
     [(_, kind, default, meaning)] = [row for row in rows if row[0] == f"`{section}.{key}`"]
     assert field.description == meaning
-    assert kind in {"text", "number", "seconds", "list", "map"}
+    assert kind in {"text", "number", "seconds", "list", "map", "true or false"}
     if field.default in (None, ""):
         assert default == "none"
     else:

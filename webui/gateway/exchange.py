@@ -1,0 +1,119 @@
+"""One request and its answer: what is known of it, for the log and the figures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+from starlette.types import Message, Scope, Send
+
+from webui.gateway.errors import ApiError
+
+JSON = (b"content-type", b"application/json")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class Exchange:
+    """Begins when a request's headers are there. ``send`` is how it is answered."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._send = send
+        self.method: str = scope["method"]
+        self.path: str = ""
+        """A route of ours, or empty."""
+        self.client: str = (scope.get("client") or ("-", 0))[0]
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        self.id = given if REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+        self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", self.id)]
+        """Added to the answer's own."""
+        self.foreign = False
+        """Whether a page of another, configured origin asks."""
+        self.key = "-"
+        """The name of the caller's key."""
+        self.status = 0
+        self.code = ""
+        """Of the error, if it is one."""
+        self.images = self.image_tokens = 0
+        self.prompt_tokens = self.completion_tokens = 0
+        self.cache = ""
+        """``hit`` or ``miss`` where a kept answer was looked for."""
+        self._began = time.perf_counter()
+        self.first_byte_s = 0.0
+        self.bytes_in = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.perf_counter() - self._began
+
+    def count(self, usage: Any) -> None:
+        """Tokens, as the engine counts them."""
+        if isinstance(usage, Mapping):
+            self.prompt_tokens = usage.get("prompt_tokens") or 0
+            self.completion_tokens = usage.get("completion_tokens") or 0
+
+    async def send(self, message: Message) -> None:
+        """Pass on a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.first_byte_s = self.seconds
+            message["headers"] = [*message["headers"], *self.headers]
+        await self._send(message)
+
+    async def send_json(self, body: bytes, status: int = 200) -> None:
+        """Answer with a whole document."""
+        if not self.status:  # nothing has gone out to keep the connection alive
+            length = (b"content-length", str(len(body)).encode())
+            await self._start(status, JSON, length)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def send_empty(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Answer without a body."""
+        await self._start(status, *headers)
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def send_error(self, error: ApiError) -> None:
+        """Answer with an error, also where the status has gone out already."""
+        self.code = error.code
+        body, headers = error.response()
+        if not self.status:
+            await self._start(error.status, *headers)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers]})
+
+    @contextlib.asynccontextmanager
+    async def kept_alive(self, every_s: float | None) -> AsyncIterator[None]:
+        """While the block runs, begin the JSON answer with white space that proxies see."""
+        if every_s is None:
+            yield
+            return
+        breathing = asyncio.create_task(self._breathe(every_s))
+        try:
+            yield
+        finally:
+            breathing.cancel()
+            await asyncio.gather(breathing, return_exceptions=True)
+
+    async def _breathe(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            if not self.status:
+                await self._start(200, JSON)
+            await self.send({"type": "http.response.body", "body": b" ", "more_body": True})
+
+    def __str__(self) -> str:
+        """For the log: no key, no text, no address of an image."""
+        return (
+            f"{self.client} {self.key} {self.method} {self.path or '?'} {self.status}"
+            f" {self.code or '-'} {1000 * self.seconds:.0f}ms"
+            f" first={1000 * self.first_byte_s:.0f}ms"
+            f" in={self.bytes_in} images={self.images} tokens={self.prompt_tokens}"
+            f"+{self.completion_tokens} id={self.id.decode()}"
+        )
