@@ -16,6 +16,8 @@ import orjson
 # The parser of tool calls leaves these in the text.
 STRAY_TAGS = ("<tool_calls>", "</tool_calls>")
 _STRAY = re.compile("|".join(map(re.escape, STRAY_TAGS)))
+_THOUGHT = re.compile(rb'"reasoning":("(?:[^"\\]|\\.)*")')
+_TOKEN_IDS = re.compile(rb',"token_ids":\[([0-9,]+)\]')
 _DONE = b"data: [DONE]\n\n"
 _END = b"\n\n"
 
@@ -127,8 +129,8 @@ class AnswerEvents:
     def _event(self, event: bytes) -> bytes:
         if self.complete or self.broken or (self.unanswered and b'"usage":' not in event):
             return b""
-        if self._passes(event):
-            return event + _END
+        if (quick := self._quick(event)) is not None:
+            return quick + _END
         if not event.startswith(b"data: "):
             return event + _END if event else b""
         if event == _DONE[:-2]:
@@ -140,17 +142,30 @@ class AnswerEvents:
             self.broken = True
             return b""
 
-    def _passes(self, event: bytes) -> bool:
-        """Most pieces of an answer need no look inside; the first and the last ones do."""
-        return (
-            not self._tools
-            and self._limit is None
-            and not self._resumed
-            and self._expected == 1
-            and self._choices[0].answered
-            and b'"finish_reason":null' in event
-            and b'"reasoning":' not in event
-        )
+    def _quick(self, event: bytes) -> bytes | None:
+        """An event from the midst of a thought or an answer, changed without parsing it; None for
+        all others. Inside of a text no quotation mark stands without a backslash before it, so that
+        what is looked for cannot be found there."""
+        state = self._choices[0]
+        plain = self._expected == 1 and not self._tools and not self._ids and not self._resumed
+        if not plain or b'"finish_reason":null' not in event:
+            return None
+        thought = _THOUGHT.search(event)
+        if not (state.thought and not state.answering if thought else state.answered):
+            return None
+        if thought and b'"content":' in event:
+            return None
+        if self._limit is not None and (ids := _TOKEN_IDS.search(event)):
+            count = ids[1].count(b",") + 1
+            if not thought and state.tokens + count > self._limit:
+                return None
+            self._generated += count
+            state.tokens += 0 if thought else count
+            event = event[: ids.start()] + event[ids.end() :]
+        if thought:  # it stands before the tokens' numbers, so that its place is still right
+            older = b',"reasoning_content":' + thought[1]
+            event = event[: thought.end()] + older + event[thought.end() :]
+        return event
 
     def _shaped(self, document: dict[str, Any]) -> bytes:
         if "error" in document:

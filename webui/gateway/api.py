@@ -91,7 +91,12 @@ class Gateway:
             await exchange.send_error(error)
         except ClientGoneError:
             exchange.code = "client_gone"
+        except Exception:
+            exchange.code = "internal_error"
+            raise  # to where it is reported
         finally:
+            if not exchange.status:
+                exchange.code = exchange.code or "client_gone"
             self._metrics.running.dec()
             self._metrics.note(exchange)
             access.info("%s", exchange)
