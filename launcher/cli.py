@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,6 +124,13 @@ def _keys(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _selftest(arguments: argparse.Namespace) -> int:
+    from launcher.selftest import default_url, selftest
+
+    url = arguments.url or default_url(Paths.from_environ())
+    return selftest(url, key=os.environ.get("STEP3VL_API_KEY"), as_json=arguments.json)
+
+
 def _test(arguments: argparse.Namespace) -> int:
     from launcher.testing import run_tests
 
@@ -181,6 +189,9 @@ def build_parser() -> argparse.ArgumentParser:
     execute.add_argument("--port", type=_port, help=f"{WEBUI}: likewise")
     _add_keys(add("keys", _keys, "make, list and revoke keys for the API and the page"))
     _add_system_commands(add, add_config)
+    selftest = add("selftest", _selftest, "ask a running box one question of each kind")
+    selftest.add_argument("--url", help="of the box; without it: the WebUI that runs here")
+    selftest.add_argument("--json", action="store_true", help="for programs")
     add("test", _test, "run this package's own tests; what follows is passed on to pytest")
     return parser
 

@@ -29,13 +29,32 @@ def ensure_browser() -> str:
     """
     if (browser := find_browser()) is not None:
         return browser
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        say("Installing chromium for the browser tests (apt-get)")
-        for step in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
-            subprocess.run(["apt-get", *step], check=False, stdout=subprocess.DEVNULL)
-        if (browser := find_browser()) is not None:
-            return browser
+    _install("chromium", "the browser tests")
+    if (browser := find_browser()) is not None:
+        return browser
     raise LauncherError("the browser tests need Chromium: sudo apt-get install chromium")
+
+
+def ensure_npm() -> None:
+    """Node's package manager, likewise.
+
+    Raises:
+        LauncherError: there is none and this user cannot install one.
+    """
+    if shutil.which("npm") is None:
+        _install("npm", "the JavaScript examples")
+    if shutil.which("npm") is None:
+        raise LauncherError(
+            "the JavaScript examples need Node 20 and npm: sudo apt-get install npm"
+        )
+
+
+def _install(package: str, purpose: str) -> None:
+    """From the distribution, where we may."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"Installing {package} for {purpose} (apt-get)")
+        for step in (["update", "-qq"], ["install", "-y", "-qq", package]):
+            subprocess.run(["apt-get", *step], check=False, stdout=subprocess.DEVNULL)
 
 
 def run_tests(pytest_arguments: Sequence[str]) -> int:
@@ -43,6 +62,7 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
     if find_spec("pytest") is None:
         raise LauncherError("the test packages are missing; run it as ./launcher/launch test")
     environ = {**os.environ, "STEP3VL_TEST_BROWSER": ensure_browser()}
+    ensure_npm()
     checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
     failed = [" ".join(check) for check in checks if _run(check, environ) != 0]
     if failed:  # said before pytest, whose summary must come last

@@ -164,11 +164,11 @@ def read_header(source: Path | IO[bytes], name: str) -> Header:
         PictureError: not a picture, of a kind that is not taken, or too large for the engine.
     """
     if isinstance(source, Path):
-        with _reading(name), source.open("rb") as file:
+        with reading(name), source.open("rb") as file:
             return read_header(file, name)
-    kind = _kind_of(source, name)
-    with _reading(name), Image.open(source, formats=(kind,)) as image:
-        (width, height), mode, orientation = image.size, image.mode, _orientation(image)
+    kind = kind_of(source, name)
+    with reading(name), Image.open(source, formats=(kind,)) as image:
+        (width, height), mode, orientation = image.size, image.mode, orientation_of(image)
     if orientation > 4:
         width, height = height, width
     header = Header(kind, width, height, mode, orientation)
@@ -177,7 +177,7 @@ def read_header(source: Path | IO[bytes], name: str) -> Header:
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Pillow's readers, on bytes from anywhere, raise whatever their parsing runs into."""
     try:
         yield
@@ -198,7 +198,7 @@ def _admit(header: Header, name: str) -> None:
         raise PictureError(f"{name} is {width}x{height}, too long and thin; cut it.", DIMENSIONS)
 
 
-def _kind_of(file: IO[bytes], name: str) -> str:
+def kind_of(file: IO[bytes], name: str) -> str:
     """The kind by the first bytes, whatever the name or the sender says."""
     start = file.read(64)
     if start.startswith(b"GIF8") and not _begins_soon(file):
@@ -237,7 +237,7 @@ def _begins_soon(file: IO[bytes]) -> bool:
     return start[at : at + 1] == b","
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF tag, 1 to 8. Pillow's ``getexif`` would decode a PNG to find it."""
     raw = image.info.get("exif")
     if not isinstance(raw, bytes):
@@ -259,11 +259,11 @@ def normalised(data: bytes, header: Header, name: str) -> tuple[str, bytes]:
         PictureError: it is damaged.
     """
     stream = io.BytesIO()
-    with _reading(name):
+    with reading(name):
         with Image.open(io.BytesIO(data), formats=(header.kind,)) as image:
             if header.orientation == 1:  # drafts are made in the stored orientation
                 image.draft("RGB", header.shown)
-            flat = _as_rgb(image)
+            flat = as_rgb(image)
         if header.orientation in TURNS:
             flat = flat.transpose(TURNS[header.orientation])
         flat = flat.resize(header.shown, Image.Resampling.LANCZOS, reducing_gap=2.0)
@@ -277,7 +277,7 @@ def normalised(data: bytes, header: Header, name: str) -> tuple[str, bytes]:
     return MEDIA_TYPES["JPEG"], stream.getvalue()
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """8 bits a channel, what is transparent on white."""
     if image.mode in DEEP_MODES:
         return image.convert("F").point(lambda value: value * (1 / 257) + 0).convert("RGB")

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# A picture of yours: ./base64_image.sh [FILE]
+set -euo pipefail
+url=${STEP3VL_URL:-http://localhost:7860/api/v1}
+picture=${1:-$(dirname "$0")/../pictures/first.png}
+
+# From standard input: a picture is too long for a command line.
+curl --silent --show-error --fail-with-body "$url/chat/completions" \
+  -H "Authorization: Bearer ${STEP3VL_API_KEY:-none}" \
+  -H 'Content-Type: application/json' \
+  -d @- <<END
+{
+  "model": "Step3-VL-10B",
+  "messages": [{
+    "role": "user",
+    "content": [
+      {"type": "image_url",
+       "image_url": {"url": "data:image/jpeg;base64,$(base64 -w0 "$picture")"}},
+      {"type": "text", "text": "What is in this picture?"}
+    ]
+  }],
+  "max_tokens": 1024,
+  "temperature": 0.3
+}
+END
