@@ -11,6 +11,8 @@ import uvicorn
 import uvloop
 
 from webui.app import Webui
+from webui.gateway.keys import KeysError
+from webui.server import Deadlines, Protocol, raise_file_limit
 from webui.settings import Settings
 
 # Longer than clients keep a connection for its next request (httpx, and so openai's: 5 s). With the
@@ -33,11 +35,15 @@ class Server(uvicorn.Server):
 async def serve(settings: Settings) -> None:
     """Serve until a signal comes."""
     webui = Webui(settings)
+
+    class GuardedProtocol(Protocol):
+        deadlines = Deadlines.from_environ()
+
     config = uvicorn.Config(
         webui.asgi,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=GuardedProtocol,
         loop="uvloop",
         lifespan="on",
         ws="none",
@@ -55,8 +61,13 @@ def main() -> int:
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
+    raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(Settings.from_environ()))
+        try:
+            runner.run(serve(Settings.from_environ()))
+        except KeysError as error:
+            logging.error("%s", error)  # noqa: TRY400  (no traceback for a mistake of the reader's)
+            return 1
     return 0
 
 

@@ -69,6 +69,7 @@ async def refuse_unread(receive: Receive, send: Send, error: ApiError) -> None:
     see the answer.
     """
     body, headers = error.response()
+    headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     with contextlib.suppress(TimeoutError):
