@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from webui.gateway import messages, responses
 from webui.gateway.chat import Chat, Form
 from webui.gateway.documents import encoded, parsed
 from webui.gateway.errors import ApiError, method_not_allowed, not_found
@@ -21,12 +22,13 @@ from webui.gateway.metrics import Metrics
 from webui.gateway.relay import (
     ClientGoneError,
     Relay,
+    linger,
     read_body,
-    refuse_unread,
     unless,
     until_gone,
 )
 from webui.gateway.thinking import ALIASES
+from webui.gateway.translation import failure
 from webui.settings import Settings
 
 access = logging.getLogger("webui.access")
@@ -73,6 +75,8 @@ class Gateway:
         self._routes: Mapping[str, tuple[str, Handler]] = {
             "/models": ("GET", self._models),
             "/chat/completions": ("POST", self._chat_completions),
+            "/responses": ("POST", self._responses),
+            "/messages": ("POST", self._messages),
             "/completions": ("POST", self._completions),
             "/tokenize": ("POST", self._tokenize),
             "/images/inspect": ("POST", self._inspect),
@@ -113,6 +117,8 @@ class Gateway:
         if path not in self._routes:
             raise not_found(scope["path"])
         exchange.path = path
+        if path == "/messages":
+            exchange.error_body = messages.error_body
         method, handler = self._routes[path]
         if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
             raise method_not_allowed(method)
@@ -131,8 +137,10 @@ class Gateway:
         try:
             body = await read_body(receive, scope, self._settings.max_request_mb)
         except ApiError as error:
-            exchange.code = error.code
-            await refuse_unread(receive, exchange.send, error)
+            body = await exchange.begin_error(error, (b"connection", b"close"))
+            await exchange.send({"type": "http.response.body", "body": body, "more_body": True})
+            await linger(receive)
+            await exchange.send({"type": "http.response.body", "body": b""})
             return
         exchange.bytes_in = len(body)
         work = handler(body, exchange)
@@ -143,6 +151,27 @@ class Gateway:
         document, size = parsed(body), len(body)
         del body  # as above
         await self._answer_chat(document, size, exchange, Form())
+
+    async def _responses(self, body: bytes, exchange: Exchange) -> None:
+        document, size = parsed(body), len(body)
+        del body  # as above
+        kept, document = responses.remembered(document), responses.to_chat(document)
+        form = Form(
+            lambda answer: responses.from_chat(answer, kept),
+            lambda: responses.ResponseEvents(kept).feed,
+        )
+        await self._answer_chat(document, size, exchange, form)
+
+    async def _messages(self, body: bytes, exchange: Exchange) -> None:
+        document, size = parsed(body), len(body)
+        del body  # as above
+        kept, document = messages.remembered(document), messages.to_chat(document)
+        form = Form(
+            lambda answer: messages.from_chat(answer, kept),
+            lambda: messages.MessageEvents(kept).feed,
+            lambda answer, status: messages.error_document(failure(answer, status)),
+        )
+        await self._answer_chat(document, size, exchange, form)
 
     async def _answer_chat(
         self, document: dict[str, Any], size: int, exchange: Exchange, form: Form

@@ -34,6 +34,8 @@ class Form:
 
     whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
     events: Callable[[], Callable[[bytes], bytes]] = lambda: lambda chunk: chunk
+    refusal: Callable[[dict[str, Any], int], dict[str, Any]] = lambda answer, _status: answer
+    """Of the engine's answers that are errors, with their status."""
 
 
 class Chat:
@@ -97,7 +99,8 @@ class Chat:
             answer = await self._relay.read_json(response)
         if response.status != 200:
             exchange.code = "refused_by_engine"
-            await exchange.send_json(encoded(answer), response.status)
+            refusal = form.refusal(answer, response.status)
+            await exchange.send_json(encoded(refusal), response.status)
             return None
         await self._whole.complete(request, answer)
         exchange.count(answer.get("usage"))

@@ -34,13 +34,16 @@ class ApiError(Exception):
     def response(self) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """The body, and the headers as ASGI wants them."""
         body = self.body()
+        return body, self.headers_of(body)
+
+    def headers_of(self, body: bytes) -> list[tuple[bytes, bytes]]:
+        """Those of an answer with this body, as ASGI wants them."""
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),
             **self.headers,
         }
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-        return body, raw
+        return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
     def as_event(self) -> bytes:
         """The last events of a stream that cannot go on.

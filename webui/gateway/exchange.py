@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +35,8 @@ class Exchange:
         """Whether a page of another, configured origin asks."""
         self.key = "-"
         """The name of the caller's key."""
+        self.error_body: Callable[[ApiError], bytes] = ApiError.body
+        """An error in the form of the API that was asked."""
         self.status = 0
         self.code = ""
         """Of the error, if it is one."""
@@ -79,11 +81,16 @@ class Exchange:
 
     async def send_error(self, error: ApiError) -> None:
         """Answer with an error, also where the status has gone out already."""
-        self.code = error.code
-        body, headers = error.response()
-        if not self.status:
-            await self._start(error.status, *headers)
+        body = await self.begin_error(error)
         await self.send({"type": "http.response.body", "body": body})
+
+    async def begin_error(self, error: ApiError, *headers: tuple[bytes, bytes]) -> bytes:
+        """Send an error's head, and return its body."""
+        self.code = error.code
+        body = self.error_body(error)
+        if not self.status:
+            await self._start(error.status, *error.headers_of(body), *headers)
+        return body
 
     async def _start(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         await self.send({"type": "http.response.start", "status": status, "headers": [*headers]})

@@ -62,16 +62,12 @@ async def read_body(receive: Receive, scope: Scope, limit_mb: int) -> bytes:
             return b"".join(parts)
 
 
-async def refuse_unread(receive: Receive, send: Send, error: ApiError) -> None:
-    """Answer a request whose body is not wanted, and read on a little before closing.
+async def linger(receive: Receive) -> None:
+    """Read on a little of a body that is not wanted.
 
     Closing at once would reset the connection while the client still writes, and it would never
     see the answer.
     """
-    body, headers = error.response()
-    headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": True})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER_S):
             left = LINGER_MB * MEGABYTE
@@ -80,7 +76,6 @@ async def refuse_unread(receive: Receive, send: Send, error: ApiError) -> None:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body"):
                     break
-    await send({"type": "http.response.body", "body": b""})
 
 
 async def until_gone(receive: Receive) -> None:
