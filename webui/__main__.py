@@ -41,6 +41,7 @@ async def serve(settings: Settings) -> None:
 
     config = uvicorn.Config(
         webui.asgi,
+        interface="asgi3",
         host=settings.host,
         port=settings.port,
         http=GuardedProtocol,

@@ -14,12 +14,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from webui.engine_status import EngineProbe
-from webui.gateway.api import PREFIXES, Gateway
+from webui.gateway.api import Gateway
 from webui.gateway.cache import AnswerCache
 from webui.gateway.chat import Chat
-from webui.gateway.errors import ApiError, engine_unavailable
+from webui.gateway.errors import ApiError, engine_unavailable, unexpected
 from webui.gateway.image_urls import ImageUrls
 from webui.gateway.images import Images, install_secret
 from webui.gateway.keys import Keys
@@ -31,6 +32,7 @@ from webui.lazy_page import LazyPage
 from webui.settings import Settings
 
 CONNECT_TIMEOUT_S = 5.0
+API_PATHS = ("/api", "/v1")
 
 
 class Webui:
@@ -62,18 +64,24 @@ class Webui:
         )
         chat = Chat(self._relay, self._images, settings.thinking, self._cache)
         gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
-        self.asgi = Starlette(
+        self._gateway = gateway
+        self._routes = Starlette(
             routes=[
                 Route("/livez", health.live),
                 Route("/readyz", health.ready),
                 Route("/metrics", self._show_metrics),
-                *(Route(prefix, gateway) for prefix in ("/api", *PREFIXES)),
-                *(Mount(prefix, gateway) for prefix in ("/api", "/v1")),
                 Mount("/", GuardedPage(self._page, self._keys)),
             ],
             exception_handlers={Exception: _unexpected},
             lifespan=self._lifespan,
         )
+
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application. What is the API's goes there by the shortest way."""
+        if scope["type"] == "http" and scope["path"].startswith(API_PATHS):
+            await self._gateway(scope, receive, send)
+        else:
+            await self._routes(scope, receive, send)
 
     def _unavailable(self) -> ApiError:
         status = self._probe.explanation()
@@ -159,5 +167,5 @@ def _address_file(settings: Settings) -> Iterator[None]:
 
 async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
     """The one answer for what nobody expected; the server logs the traceback."""
-    failure = ApiError(500, f"Unexpected {type(error).__name__}.", "internal_error", "server_error")
+    failure = unexpected(error)
     return JSONResponse(json.loads(failure.body()), failure.status)

@@ -7,6 +7,7 @@ get a small page that reloads itself; the API does not wait for gradio at all.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -31,6 +32,13 @@ BROKEN = WAITING.replace("The page is starting. It appears here by itself in a f
 FORBIDDEN = ("/gradio_api/file=http", "/gradio_api/proxy=", "/file=http", "/proxy=")
 
 
+def _leave_to_rest() -> None:
+    """Do not search gradio's half a million objects for garbage during requests; they stay."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
 class LazyPage:
     """An ASGI application that builds another one in a thread and then becomes it."""
 
@@ -51,6 +59,7 @@ class LazyPage:
                 self._problem = f"The page could not start ({type(error).__name__}); see its log."
                 return
             self._app = app
+            _leave_to_rest()
             await self._closing.wait()
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from webui.settings import Settings
 BANNER_SECONDS = 2
 CONCURRENT_ANSWERS = 32
 WAITING_ANSWERS = 128
+QUEUE_SLEEP_S = 0.03
 UPLOADS_LIVE_S = 24 * 3600
 
 # No font of the theme is fetched from elsewhere: the page must work without the internet.
@@ -151,7 +152,10 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
         new_talk.click(handlers.clear, None, outputs, cancels=[asked], queue=False)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
-    return page.queue(max_size=WAITING_ANSWERS, api_open=False)
+    page.queue(max_size=WAITING_ANSWERS, api_open=False)
+    # An idle queue would look for work a thousand times a second, in the API's own thread.
+    page._queue.sleep_when_free = QUEUE_SLEEP_S
+    return page
 
 
 def build_app(session: ChatSession, settings: Settings) -> FastAPI:

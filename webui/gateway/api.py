@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from webui.gateway import messages, responses
 from webui.gateway.chat import Chat, Form
 from webui.gateway.documents import encoded, parsed
-from webui.gateway.errors import ApiError, method_not_allowed, not_found
+from webui.gateway.errors import ApiError, method_not_allowed, not_found, unexpected
 from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
@@ -22,6 +22,7 @@ from webui.gateway.metrics import Metrics
 from webui.gateway.relay import (
     ClientGoneError,
     Relay,
+    UnfinishedAnswerError,
     linger,
     read_body,
     unless,
@@ -31,6 +32,7 @@ from webui.gateway.thinking import ALIASES
 from webui.gateway.translation import failure
 from webui.settings import Settings
 
+logger = logging.getLogger(__name__)
 access = logging.getLogger("webui.access")
 
 PREFIXES = ("/api/v1", "/v1")
@@ -95,9 +97,12 @@ class Gateway:
             await exchange.send_error(error)
         except ClientGoneError:
             exchange.code = "client_gone"
-        except Exception:
-            exchange.code = "internal_error"
-            raise  # to where it is reported
+        except UnfinishedAnswerError:
+            exchange.code = "engine_restarted"
+            raise  # the server then breaks the connection off
+        except Exception as error:  # nobody expected it: reported here, and the service goes on
+            logger.exception("%s", exchange.path)
+            await exchange.send_error(unexpected(error))
         finally:
             if not exchange.status:
                 exchange.code = exchange.code or "client_gone"

@@ -53,6 +53,10 @@ class ApiError(Exception):
         return b"\n\ndata: " + self.body() + b"\n\ndata: [DONE]\n\n"
 
 
+def unexpected(error: Exception) -> ApiError:
+    return ApiError(500, f"Unexpected {type(error).__name__}.", "internal_error", "server_error")
+
+
 def not_found(path: str) -> ApiError:
     return ApiError(404, f"There is no {path[:200]} here.", "not_found")
 

@@ -94,9 +94,9 @@ def check_fields(path: str, document: dict[str, Any]) -> bool:
     if unknown:
         name = min(unknown)
         raise _refused(name[:100], "is not supported here", "unsupported_parameter")
-    for name, within in LIMITS.items():
-        value = document.get(name)
-        if value is not None and (complaint := within(value)):
+    for name in LIMITS.keys() & document.keys():
+        value = document[name]
+        if value is not None and (complaint := LIMITS[name](value)):
             raise _refused(name, complaint, "invalid_parameter")
     if document.get("echo") and document.get("logprobs") is not None:
         # Scores of the whole vocabulary for each token of the prompt.

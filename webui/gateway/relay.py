@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import orjson
 from starlette.types import Message, Receive, Scope, Send
+from yarl import URL
 
 from webui.gateway.answers import AnswerEvents
 from webui.gateway.errors import ApiError, engine_lost, engine_stalled, too_large
@@ -24,6 +25,7 @@ LINGER_MB = 16
 KEEP_ALIVE = b": keep-alive\n\n"
 END_OF_EVENT = b"\n\n"
 
+JSON_HEADERS = {"content-type": "application/json"}
 # What of an answer's headers belongs to the answer and not to the connection it came over.
 KEPT_HEADERS = ("content-type", "content-length")
 
@@ -109,6 +111,7 @@ class Relay:
     ) -> None:
         self._session = session
         self._upstream = upstream
+        self._urls: dict[str, URL] = {}
         self._unavailable = unavailable
         self._keep_alive_s = keep_alive_s
 
@@ -118,8 +121,8 @@ class Relay:
         Raises:
             ApiError: the engine is not there, or left without an answer.
         """
-        headers = {"content-type": "application/json"} if body is not None else {}
-        url = f"{self._upstream}{path}"
+        url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._upstream}{path}"))
+        headers = JSON_HEADERS if body is not None else None
         try:
             return await self._session.request(method, url, data=body, headers=headers)
         except aiohttp.ClientConnectorError:
