@@ -70,7 +70,7 @@ class Webui:
                 Route("/livez", health.live),
                 Route("/readyz", health.ready),
                 Route("/metrics", self._show_metrics),
-                Mount("/", GuardedPage(self._page, self._keys)),
+                Mount("/", GuardedPage(self._page, self._keys, settings.uploads)),
             ],
             exception_handlers={Exception: _unexpected},
             lifespan=self._lifespan,

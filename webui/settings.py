@@ -35,6 +35,7 @@ class Settings:
     cache_mb: int = 0
     cache_file: Path | None = None
     secret_file: Path | None = None
+    uploads: Path | None = None
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -69,6 +70,7 @@ class Settings:
             cache_mb=int(environ.get("WEBUI_CACHE_MB", cls.cache_mb)),
             cache_file=path("WEBUI_CACHE_FILE"),
             secret_file=path("WEBUI_SECRET_FILE"),
+            uploads=path("GRADIO_TEMP_DIR"),  # gradio's own name for it
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

@@ -55,6 +55,8 @@ class Script:
     """Spend everything on the thought, unless there is no budget for it."""
     says: list[str] = field(default_factory=list)
     """Answers to give in turn instead; the last one for ever."""
+    budgets: bool = True
+    """Take thinking_token_budget, as an engine with a parser for thoughts does."""
     tags: bool = False
     """Leave tags of tool calls in the answer."""
     context: int = 8192
@@ -174,6 +176,9 @@ class FakeVllm:
         if self.script.status != 200:
             error = {"message": "as the script says", "type": "FakeError", "code": 1, "param": None}
             return web.json_response({"error": error}, status=self.script.status)
+        if not self.script.budgets and "thinking_token_budget" in body:
+            message = "thinking_token_budget is set but reasoning_config is not configured."
+            return web.json_response({"error": {"message": message, "code": 400}}, status=400)
         if missing := self._lost_image(body):
             error = {"message": f"Cache miss for image at index {missing}", "code": 400}
             return web.json_response({"error": error}, status=400)

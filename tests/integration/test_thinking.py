@@ -10,8 +10,14 @@ import pytest
 from deployments import Webui
 from integration.test_gateway import HELLO, ask, request
 from integration.test_image_names import fresh
+from support import wait_for
 
 GIVEN = "1 messages, 0 images, last: hello."
+
+
+def outcomes(webui: Webui) -> list[str]:
+    """How the engine's requests ended."""
+    return [seen["outcome"] for seen in webui.engine.seen()]
 
 
 def last_body(webui: Webui) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def test_a_cut_stream_stops_the_engine_and_tells_what_was_used(webui: Webui) -> 
     webui.engine.script(thought=2, words=2000, delay_s=0.001)
     *_, last = ask(webui, stream=True, max_tokens=4, stream_options={"include_usage": True})
     assert last.usage.completion_tokens == 2 + 1 + 4 + 1
-    assert [seen["outcome"] for seen in webui.engine.seen()] == ["aborted"]
+    wait_for(lambda: outcomes(webui) == ["aborted"], 5, "the engine was stopped")
 
 
 @pytest.mark.parametrize(
@@ -136,3 +142,14 @@ def test_tokenize_counts_pictures(webui: Webui) -> None:
     assert (status, answer["count"], len(answer["tokens"])) == (200, 3 + 171, 3)
     status, _, answer = request(webui, "POST", "/v1/tokenize", b'{"prompt": "a", "stream": true}')
     assert (status, answer["error"]["param"]) == (400, "stream")
+
+
+@pytest.mark.parametrize("mode", ["off", "low"])
+def test_an_engine_without_budgets_is_served_too(webui: Webui, mode: str) -> None:
+    """Not to think, it gets the end of a thought to begin with; otherwise it thinks as it will."""
+    webui.engine.script(budgets=False)
+    assert ask(webui, extra_body={"thinking": mode}).choices[0].message.content
+    body = last_body(webui)
+    assert "thinking_token_budget" not in body
+    prefilled = body["messages"][-1] == {"role": "assistant", "content": "</think>\n"}
+    assert prefilled == body.get("continue_final_message", False) == (mode == "off")

@@ -17,12 +17,14 @@ from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
 from webui.gateway.json_answers import JsonAnswers
 from webui.gateway.relay import Relay, is_event_stream
-from webui.gateway.thinking import Thinking, put_in
+from webui.gateway.thinking import Thinking, put_in, without_budget
 from webui.gateway.whole import ChatRequest, WholeAnswers
 
 PATH = "/chat/completions"
-# Of the engine's refusal of a picture that it has no longer.
+# Of the engine's refusals: of a picture that it has no longer, and where no parser for thoughts is
+# configured.
 CACHE_MISS = "Cache miss"
+NO_BUDGETS = "thinking_token_budget is set but"
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ class Chat:
     ) -> dict[str, Any] | None:
         """Answer from the engine; the whole answer, if it is one."""
         response = await self._whole.open(request)
-        if request.images.named_only and await _is_cache_miss(response):
+        if request.images.named_only and await _is_refused(response, CACHE_MISS):
             await request.images.fill(with_bytes=True)
+            response = await self._whole.open(request)
+        if request.budgeted and await _is_refused(response, NO_BUDGETS):
+            without_budget(request.document)
             response = await self._whole.open(request)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
@@ -162,5 +167,5 @@ class Chat:
             exchange.count(events.used)
 
 
-async def _is_cache_miss(response: aiohttp.ClientResponse) -> bool:
-    return response.status == 400 and CACHE_MISS in await response.text()
+async def _is_refused(response: aiohttp.ClientResponse, words: str) -> bool:
+    return response.status == 400 and words in await response.text()

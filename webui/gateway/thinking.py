@@ -28,6 +28,7 @@ EFFORTS: Mapping[str, Mode] = {
 ALIASES: Mapping[str, Mode] = {":fast": "off", ":deep": "high"}
 # The token that closes a thought, also one that is cut off.
 END_OF_THOUGHT = 1
+CLOSED = "</think>\n"
 # What an answer should be able to have where the request sets no limit to it.
 ANSWER_ROOM = 1024
 
@@ -119,6 +120,14 @@ def put_in(document: dict[str, Any], allowance: Allowance) -> None:
     document["thinking_token_budget"] = allowance.thinking
     if allowance.answer is not None:
         document["max_tokens"] = allowance.thinking + END_OF_THOUGHT + allowance.answer
+
+
+def without_budget(document: dict[str, Any]) -> None:
+    """For an engine that knows no budgets: it then thinks as it will. Not to think at all, it is
+    given the end of a thought as the beginning of its answer."""
+    if document.pop("thinking_token_budget") == 0:
+        document["messages"] = [*document["messages"], {"role": "assistant", "content": CLOSED}]
+        document |= {"continue_final_message": True, "add_generation_prompt": False}
 
 
 def _count(value: Any, name: str, *, least: int) -> int:

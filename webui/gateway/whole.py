@@ -38,6 +38,11 @@ class ChatRequest:
         return self.allowance.answer if self.allowance.thinking else None
 
     @property
+    def budgeted(self) -> bool:
+        """Whether the thought has a limit in the engine's own terms."""
+        return "thinking_token_budget" in self.document
+
+    @property
     def tools(self) -> bool:
         return bool(self.document.get("tools"))
 

@@ -221,6 +221,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         cache_file=PATHS.answers,
         json_keep_alive=True,
         secret_file=PATHS.secret,
+        uploads=PATHS.run / "uploads",
         engine_state=PATHS.engine_state,
         address_file=PATHS.webui_address,
     )
