@@ -120,7 +120,7 @@ def _keys(arguments: argparse.Namespace) -> int:
             limits = [
                 f"{entry[limit]} {limit.replace('_', ' ')}" for limit in LIMITS if limit in entry
             ]
-            say(f"{entry['name']:20} {entry['added']}  {', '.join(limits)}".rstrip())
+            say(f"{entry['name']:20} {entry.get('added', '')}  {', '.join(limits)}".rstrip())
     return 0
 
 

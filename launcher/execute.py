@@ -57,10 +57,11 @@ def _engine(paths: Paths, config: str | None) -> Process:
 
 
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:
-    settings = load_config(select_config(config, paths).path)
+    selected = select_config(config, paths)
+    settings = load_config(selected.path)
     listen_on = (host or settings.webui.host, port or settings.webui.port)
     _require_listen(WEBUI, *listen_on)
-    process = webui_process(settings, paths, *listen_on)
+    process = webui_process(settings, selected.path, paths, *listen_on)
     if os.environ.get("SUPERVISOR_PROCESS_NAME") != WEBUI:
         # One started by hand beside the service must not pass for the service's own.
         process.env.pop("WEBUI_ADDRESS_FILE")

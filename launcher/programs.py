@@ -108,7 +108,19 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     return Process(tuple(argv), env | engine.environment)
 
 
-def webui_process(config: DeployConfig, paths: Paths, host: str, port: int) -> Process:
+def checkpoint_stamp(config: DeployConfig, config_path: Path) -> str:
+    """Changes when the checkpoint's files do: answers of another model are not to be kept."""
+    if config.model.folder is None:
+        return str(config.model.hub_id)
+    folder = Path(model_location(config, config_path))
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    stamps = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+
+
+def webui_process(
+    config: DeployConfig, config_path: Path, paths: Paths, host: str, port: int
+) -> Process:
     """The WebUI, told where the engine is and nothing else of the configuration."""
     webui = config.webui
     env = {
@@ -129,6 +141,7 @@ def webui_process(config: DeployConfig, paths: Paths, host: str, port: int) -> P
         "WEBUI_JSON_KEEP_ALIVE": str(int(webui.json_keep_alive)),
         "WEBUI_CACHE_MB": str(webui.cache_mb),
         "WEBUI_CACHE_FILE": str(paths.answers),
+        "WEBUI_CHECKPOINT": checkpoint_stamp(config, config_path),
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
@@ -156,7 +169,7 @@ def _fingerprint(process: Process, *more: str) -> str:
 
 def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[Program]:
     """The programs of a deployment."""
-    webui_settings = webui_process(config, paths, config.webui.host, config.webui.port)
+    webui_settings = webui_process(config, config_path, paths, config.webui.host, config.webui.port)
     return [
         Program(
             name=WEBUI,

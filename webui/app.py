@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
@@ -21,6 +23,7 @@ from webui.gateway.api import Gateway
 from webui.gateway.cache import AnswerCache
 from webui.gateway.chat import Chat
 from webui.gateway.errors import ApiError, engine_unavailable, unexpected
+from webui.gateway.exchange import address_of
 from webui.gateway.image_urls import ImageUrls
 from webui.gateway.images import Images, install_secret
 from webui.gateway.keys import Keys
@@ -30,6 +33,8 @@ from webui.guarded_page import GuardedPage
 from webui.health import Health
 from webui.lazy_page import LazyPage
 from webui.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 API_PATHS = ("/api", "/v1")
@@ -62,7 +67,7 @@ class Webui:
             settings.max_request_mb,
             install_secret(settings.secret_file),
         )
-        chat = Chat(self._relay, self._images, settings.thinking, self._cache)
+        chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
         gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
         self._gateway = gateway
         self._routes = Starlette(
@@ -90,7 +95,7 @@ class Webui:
     async def _show_metrics(self, request: Request) -> Response:
         """The gateway's figures and the engine's, under the same keys as the API."""
         try:
-            self._keys.caller(request.headers.raw, request.client.host if request.client else "-")
+            self._keys.caller(request.headers.raw, address_of(request.scope))
         except ApiError as error:
             return JSONResponse(json.loads(error.body()), error.status, dict(error.headers))
         text = self._metrics.text()
@@ -142,7 +147,11 @@ def _engine_session(settings: Settings) -> aiohttp.ClientSession:
 def _answer_cache(settings: Settings) -> AnswerCache | None:
     if not settings.cache_mb or settings.cache_file is None:
         return None
-    return AnswerCache(settings.cache_file, settings.cache_mb)
+    try:
+        return AnswerCache(settings.cache_file, settings.cache_mb)
+    except (OSError, sqlite3.Error) as error:
+        logger.warning("answers are not kept: %s", error)
+        return None
 
 
 @contextlib.contextmanager

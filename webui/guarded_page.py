@@ -10,6 +10,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from webui.gateway.errors import ApiError
+from webui.gateway.exchange import address_of
 from webui.gateway.keys import Keys
 
 UPLOAD_PATH = "/gradio_api/upload"
@@ -55,7 +56,7 @@ class GuardedPage:
             await send(message)
 
         try:
-            self._keys.visitor(scope["headers"], (scope.get("client") or ("-", 0))[0])
+            self._keys.visitor(scope["headers"], address_of(scope))
             if scope["path"] == UPLOAD_PATH:
                 await self._check_room()
         except ApiError as error:

@@ -36,6 +36,7 @@ class Settings:
     cache_file: Path | None = None
     secret_file: Path | None = None
     uploads: Path | None = None
+    checkpoint: str = ""
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -69,6 +70,7 @@ class Settings:
             json_keep_alive=environ.get("WEBUI_JSON_KEEP_ALIVE") == "1",
             cache_mb=int(environ.get("WEBUI_CACHE_MB", cls.cache_mb)),
             cache_file=path("WEBUI_CACHE_FILE"),
+            checkpoint=environ.get("WEBUI_CHECKPOINT", ""),
             secret_file=path("WEBUI_SECRET_FILE"),
             uploads=path("GRADIO_TEMP_DIR"),  # gradio's own name for it
             engine_state=path("WEBUI_ENGINE_STATE"),

@@ -121,8 +121,33 @@ def test_a_key_can_have_limits(guarded: Webui, file: KeyFile) -> None:
     little = file.add("little", {"requests_per_minute": None, "tokens_per_minute": 5})
     wait_for(lambda: chat(guarded, x_api_key=little) == 200, 5, "it is known")
     assert chat(guarded, x_api_key=little) == 429
-    file.revoke("few")
+    # A stream that is left, and the older route, count too.
     file.revoke("little")
+    for number, spend in enumerate((left_stream, completed_text)):
+        little = file.add(f"little{number}", {"requests_per_minute": None, "tokens_per_minute": 5})
+        known = {"x-api-key": little}
+        wait_for(lambda: get(guarded, "/v1/models", known)[0] == 200, 5, "it is known")  # noqa: B023
+        spend(guarded, little)
+        wait_for(lambda: get(guarded, "/v1/models", known)[0] == 429, 5, "it has counted")  # noqa: B023
+        file.revoke(f"little{number}")
+    file.revoke("few")
+
+
+def left_stream(webui: Webui, key: str) -> None:
+    """Read a few words of many, and go."""
+    webui.engine.script(words=500, delay_s=0.01)
+    with openai.OpenAI(base_url=f"{webui.url}/v1", api_key=key) as api:
+        hello: Any = [{"role": "user", "content": "hello"}]
+        stream = api.chat.completions.create(model="one", messages=hello, stream=True)
+        for _, _ in zip(range(12), stream, strict=False):
+            pass
+        stream.close()
+    webui.engine.script()
+
+
+def completed_text(webui: Webui, key: str) -> None:
+    with openai.OpenAI(base_url=f"{webui.url}/v1", api_key=key) as api:
+        api.completions.create(model="one", prompt="hello")
 
 
 def test_trying_keys_is_slowed_down(guarded: Webui, key: str) -> None:
@@ -133,6 +158,9 @@ def test_trying_keys_is_slowed_down(guarded: Webui, key: str) -> None:
     assert statuses == {401, 429}
     assert chat(guarded, x_api_key=key, **there) == 429
     assert chat(guarded, x_api_key=key, x_forwarded_for="203.0.113.8") == 200
+    odd = "6.6.6.6 root POST /chat/completions 200"
+    assert chat(guarded, x_api_key=key, x_forwarded_for=odd) == 200
+    assert odd not in guarded.log.read_text()
 
 
 def test_only_configured_origins_may_read(guarded: Webui) -> None:

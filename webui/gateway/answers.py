@@ -32,9 +32,11 @@ def without_stray_tags(text: str) -> str:
     return _STRAY.sub("", text)
 
 
-def shape(choice: dict[str, Any], *, tools: bool) -> None:
+def shape(choice: dict[str, Any], *, tools: bool, thoughts: bool) -> None:
     """Change a whole answer in place to what clients get."""
     message = choice["message"]
+    if not thoughts:
+        message.pop("reasoning", None)
     with_both_names(message)
     if tools and isinstance(message.get("content"), str):
         message["content"] = without_stray_tags(message["content"])
@@ -91,10 +93,18 @@ class AnswerEvents:
         usage: whether the client wants to know at the end what was used.
         ids: whether the client asked for tokens' numbers itself.
         choices: how many answers there will be.
+        thoughts: whether the client wants to see them.
     """
 
     def __init__(
-        self, *, limit: int | None, tools: bool, usage: bool, ids: bool, choices: int
+        self,
+        *,
+        limit: int | None,
+        tools: bool,
+        usage: bool,
+        ids: bool,
+        choices: int,
+        thoughts: bool = True,
     ) -> None:
         self._limit = limit
         self._tools = tools
@@ -104,12 +114,16 @@ class AnswerEvents:
         self._choices: dict[int, _Choice] = defaultdict(_Choice)
         self._rest = b""
         self._head: dict[str, Any] = {}
-        self._prompt_tokens = self._generated = 0
+        self._thoughts = thoughts
+        self._plain = choices == 1 and thoughts and not (tools or ids)
+        self._prompt_tokens = self._generated = self._pieces = 0
         self._resumed = False
         self.used: dict[str, int] = {}
         """Tokens, once the end has come."""
         self.complete = False
-        """Nothing more is wanted of the engine."""
+        """The end has come."""
+        self.cut = False
+        """It came before the engine's own: nothing more is wanted of that."""
         self.unanswered = False
         """A thought came and no answer to it; the end was kept back."""
         self.broken = False
@@ -119,6 +133,11 @@ class AnswerEvents:
         """The events that are whole by now, as the client gets them."""
         *events, self._rest = (self._rest + chunk).split(_END)
         return b"".join([self._event(event) for event in events])
+
+    @property
+    def generated(self) -> int:
+        """Tokens so far, about: of a stream that breaks off nothing else tells."""
+        return max(self._generated, self._pieces)
 
     def resume(self) -> None:
         """What is fed from now on answers the same question, without a thought."""
@@ -147,8 +166,7 @@ class AnswerEvents:
         all others. Inside of a text no quotation mark stands without a backslash before it, so that
         what is looked for cannot be found there."""
         state = self._choices[0]
-        plain = self._expected == 1 and not self._tools and not self._ids and not self._resumed
-        if not plain or b'"finish_reason":null' not in event:
+        if not self._plain or self._resumed or b'"finish_reason":null' not in event:
             return None
         thought = _THOUGHT.search(event)
         if not (state.thought and not state.answering if thought else state.answered):
@@ -165,6 +183,7 @@ class AnswerEvents:
         if thought:  # it stands before the tokens' numbers, so that its place is still right
             older = b',"reasoning_content":' + thought[1]
             event = event[: thought.end()] + older + event[thought.end() :]
+        self._pieces += 1
         return event
 
     def _shaped(self, document: dict[str, Any]) -> bytes:
@@ -204,14 +223,19 @@ class AnswerEvents:
         if state.ended:
             return False
         self._count(choice, delta, state)
-        with_both_names(delta)
+        self._pieces += 1
         state.ended = last = choice.get("finish_reason") is not None
         if self._tools and ("content" in delta or last):
             delta["content"] = state.tags.rest(delta.get("content") or "", last=last)
-        state.thought |= bool(delta.get("reasoning"))
+        state.thought |= delta.get("reasoning") is not None
+        if not self._thoughts:
+            delta.pop("reasoning", None)
+        with_both_names(delta)
         state.answered |= bool(delta.get("content") or delta.get("tool_calls"))
         if last and state.thought and not state.answered and self._expected == 1:
             self.unanswered = not self._resumed
+        if not self._thoughts and not last and not delta:
+            return False
         # Of a second stream the beginning was told already.
         return last or not (self._resumed and "role" in delta)
 
@@ -223,7 +247,8 @@ class AnswerEvents:
         if self._limit is None or not ids:
             return
         self._generated += len(ids)
-        thinking = bool(delta.get("reasoning"))
+        # Empty while a character or a stop text is not yet decided on.
+        thinking = delta.get("reasoning") is not None
         if state.answering:
             state.tokens += len(ids)
         else:
@@ -242,7 +267,7 @@ class AnswerEvents:
         ended = len(states) == self._expected and all(state.ended for state in states)
         if not ended or not any(state.cut for state in states):
             return b""
-        self.complete = True
+        self.complete = self.cut = True
         usage = {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._generated,
@@ -253,3 +278,28 @@ class AnswerEvents:
 
 def _event_of(document: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(document) + _END
+
+
+class TextEvents:
+    """A stream of ``/completions``, which goes on as it is but for what the engine was asked to
+    tell of its use."""
+
+    def __init__(self, *, usage: bool) -> None:
+        self._usage = usage
+        self._rest = b""
+        self.used: dict[str, Any] = {}
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events that are whole by now, as the client gets them."""
+        *events, self._rest = (self._rest + chunk).split(_END)
+        return b"".join([event + _END for event in events if self._is_wanted(event)])
+
+    def _is_wanted(self, event: bytes) -> bool:
+        if b'"usage":{' not in event:
+            return True
+        try:
+            document = orjson.loads(event.removeprefix(b"data: "))
+            self.used = document["usage"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            return True
+        return self._usage or bool(document.get("choices"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -12,6 +13,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from webui.gateway import messages, responses
+from webui.gateway.answers import TextEvents
 from webui.gateway.chat import Chat, Form
 from webui.gateway.documents import encoded, parsed
 from webui.gateway.errors import ApiError, method_not_allowed, not_found, unexpected
@@ -37,12 +39,18 @@ from webui.settings import Settings
 logger = logging.getLogger(__name__)
 
 PREFIXES = ("/api/v1", "/v1")
-# What a page of a configured origin may send.
+# What a page of a configured origin may read and send.
+EXPOSED = (
+    (b"vary", b"origin"),
+    (b"access-control-expose-headers", b"x-request-id, retry-after, x-cache"),
+)
 PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
     (b"access-control-max-age", b"600"),
 )
+
+TEXT_PATH = "/v1/completions"
 
 Handler = Callable[[bytes, Exchange], Awaitable[None]]
 
@@ -102,6 +110,9 @@ class Gateway:
             exchange.code = "engine_restarted"
             raise  # the server then breaks the connection off
         except Exception as error:  # nobody expected it: reported here, and the service goes on
+            if exchange.status:
+                exchange.code = "internal_error"
+                raise  # the server breaks the connection off, so that it does not look complete
             logger.exception("%s", exchange.path)
             await exchange.send_error(unexpected(error))
         finally:
@@ -114,14 +125,15 @@ class Gateway:
     @staticmethod
     def _log(exchange: Exchange) -> None:
         """A line in the form of the log's others; logging itself would take four times as long."""
-        sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} INFO {exchange}\n")
+        with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to fail
+            sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} INFO {exchange}\n")
 
     def _allow_origin(self, scope: Scope, exchange: Exchange) -> None:
         """Pages of other origins may read answers only where the operator has named them."""
         origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
         if origin is not None and origin.decode("latin-1") in self._settings.cors_origins:
             exchange.foreign = True
-            exchange.headers += [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+            exchange.headers += [(b"access-control-allow-origin", origin), *EXPOSED]
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         path = _path_of(scope)
@@ -137,10 +149,11 @@ class Gateway:
         if caller:
             exchange.key = caller.name
             caller.admit()
-        with self._at_once.one():
+        try:
             await self._handle(scope, receive, exchange, handler)
-        if caller:
-            caller.used(exchange.prompt_tokens + exchange.completion_tokens)
+        finally:
+            if caller:
+                caller.used(exchange.prompt_tokens + exchange.completion_tokens)
 
     async def _handle(
         self, scope: Scope, receive: Receive, exchange: Exchange, handler: Handler
@@ -154,9 +167,10 @@ class Gateway:
             await exchange.send({"type": "http.response.body", "body": b""})
             return
         exchange.bytes_in = len(body)
-        work = handler(body, exchange)
-        del body  # not to be kept in memory for as long as the answer takes
-        await unless(until_gone(receive), work)
+        with self._at_once.one():  # not before: bodies that come slowly would hold the places
+            work = handler(body, exchange)
+            del body  # not to be kept in memory for as long as the answer takes
+            await unless(until_gone(receive), work)
 
     async def _chat_completions(self, body: bytes, exchange: Exchange) -> None:
         document, size = parsed(body), len(body)
@@ -194,9 +208,21 @@ class Gateway:
 
     async def _completions(self, body: bytes, exchange: Exchange) -> None:
         document = parsed(body)
-        if check_fields("/completions", document):
-            body = encoded(document)
-        await self._relay.forward("POST", "/v1/completions", body, exchange.send)
+        check_fields("/completions", document)
+        if not document.get("stream"):
+            async with await self._relay.open("POST", TEXT_PATH, encoded(document)) as response:
+                answer = await self._relay.read_json(response)
+            exchange.count(answer.get("usage"))
+            await exchange.send_json(encoded(answer), response.status)
+            return
+        options = document.get("stream_options") or {}
+        document["stream_options"] = options | {"include_usage": True}
+        events = TextEvents(usage=bool(options.get("include_usage")))
+        body = encoded(document)
+        try:
+            await self._relay.forward("POST", TEXT_PATH, body, exchange.send, events.feed)
+        finally:
+            exchange.count(events.used)
 
     async def _tokenize(self, body: bytes, exchange: Exchange) -> None:
         document = parsed(body)

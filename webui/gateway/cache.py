@@ -38,12 +38,12 @@ def cacheable(document: Mapping[str, Any]) -> bool:
     )
 
 
-def cache_key(document: Mapping[str, Any], checkpoint: str) -> bytes:
-    """Of a request whose images are there by name; their order of fields makes no difference.
+def cache_key(document: Mapping[str, Any], *of: str) -> bytes:
+    """Of a request whose images are there by name; its order of fields makes no difference.
 
-    ``checkpoint`` tells models of one name apart.
+    ``of`` are whose it is and which model answers: what tells equal requests apart.
     """
-    text = orjson.dumps([checkpoint, document], option=orjson.OPT_SORT_KEYS)
+    text = orjson.dumps([*of, document], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).digest()
 
 
@@ -60,8 +60,7 @@ class AnswerCache:
         # One thread for one connection; it never holds up the event loop.
         self._thread = ThreadPoolExecutor(1, "cache")
         file.touch(mode=0o600)
-        self._database = self._thread.submit(_opened, file).result()
-        self._size = self._thread.submit(self._measure).result()
+        self._database, self._size = self._thread.submit(_opened, file).result()
 
     def close(self) -> None:
         self._thread.submit(self._database.close).result()
@@ -85,10 +84,6 @@ class AnswerCache:
             logger.warning("answers cannot be kept: %s", error)
             return None
 
-    def _measure(self) -> int:
-        [[size]] = self._database.execute("select coalesce(sum(length(body)), 0) from answers")
-        return int(size)
-
     def _get(self, key: bytes) -> bytes | None:
         row = self._database.execute("select body from answers where key = ?", [key]).fetchone()
         if row is None:
@@ -111,18 +106,28 @@ class AnswerCache:
                     break
 
 
-def _opened(file: Path) -> sqlite3.Connection:
-    """A broken file is begun anew: it holds nothing that cannot be had again."""
+def _opened(file: Path) -> tuple[sqlite3.Connection, int]:
+    """The table and the bytes it holds. A damaged one is begun anew: it holds nothing that cannot
+    be had again."""
     try:
         return _connected(file)
+    except sqlite3.OperationalError:  # somebody else holds it, or the disk is full
+        raise
     except sqlite3.DatabaseError:
-        file.write_bytes(b"")
+        for damaged in file.parent.glob(f"{file.name}*"):
+            damaged.unlink()
+        file.touch(mode=0o600)
         return _connected(file)
 
 
-def _connected(file: Path) -> sqlite3.Connection:
+def _connected(file: Path) -> tuple[sqlite3.Connection, int]:
     database = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    database.execute("pragma journal_mode = wal")
-    database.execute("pragma synchronous = off")
-    database.execute(_TABLE)
-    return database
+    try:
+        database.execute("pragma journal_mode = wal")
+        database.execute("pragma synchronous = off")
+        database.execute(_TABLE)
+        [[size]] = database.execute("select coalesce(sum(length(body)), 0) from answers")
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database, int(size)

@@ -12,19 +12,18 @@ from webui.gateway.answers import AnswerEvents
 from webui.gateway.cache import AnswerCache, cache_key, cacheable
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded, parsed
+from webui.gateway.errors import ApiError
 from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
 from webui.gateway.json_answers import JsonAnswers
 from webui.gateway.relay import Relay, is_event_stream
-from webui.gateway.thinking import Thinking, put_in, without_budget
+from webui.gateway.thinking import Thinking, put_in
 from webui.gateway.whole import ChatRequest, WholeAnswers
 
+# Of ordinary text; for a stream that ends before it is known.
+BYTES_A_TOKEN = 4
 PATH = "/chat/completions"
-# Of the engine's refusals: of a picture that it has no longer, and where no parser for thoughts is
-# configured.
-CACHE_MISS = "Cache miss"
-NO_BUDGETS = "thinking_token_budget is set but"
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,14 @@ class Chat:
     """Answers chat requests, also those that came in another API's form."""
 
     def __init__(
-        self, relay: Relay, images: Images, thinking: Thinking, cache: AnswerCache | None
+        self,
+        relay: Relay,
+        images: Images,
+        thinking: Thinking,
+        cache: AnswerCache | None,
+        checkpoint: str = "",
     ) -> None:
+        self._checkpoint = checkpoint
         self._cache = cache
         self._relay = relay
         self._images = images
@@ -66,38 +71,40 @@ class Chat:
             ApiError: the request is wrong, or the engine has no answer.
         """
         request = await self._prepared(document, size)
+        size -= request.images.characters
         exchange.images, exchange.image_tokens = len(request.images), request.images.tokens
         if self._cache is None or not cacheable(document):
-            await self._ask(request, exchange, form)
+            await self._ask(request, size, exchange, form)
             return
         with request.images.names_alone():
-            key = cache_key(document, await self._context.checkpoint())
+            of = (exchange.key, self._checkpoint, await self._context.checkpoint())
+            key = cache_key(document, *of)
         kept = await self._cache.get(key)
         exchange.cache = "miss" if kept is None else "hit"
         exchange.headers.append((b"x-cache", exchange.cache.encode()))
         if kept is None:
-            answer = await self._ask(request, exchange, form)
+            answer = await self._ask(request, size, exchange, form)
             if answer is not None:
                 self._cache.put(key, encoded(answer))
         else:
             await exchange.send_json(encoded(form.whole(parsed(kept))))
 
     async def _ask(
-        self, request: ChatRequest, exchange: Exchange, form: Form
+        self, request: ChatRequest, text_bytes: int, exchange: Exchange, form: Form
     ) -> dict[str, Any] | None:
         """Answer from the engine; the whole answer, if it is one."""
         response = await self._whole.open(request)
-        if request.images.named_only and await _is_refused(response, CACHE_MISS):
+        if request.images.named_only and response.status >= 400:
+            # Most likely the engine has lost one; whatever it is, bytes are as good as new.
+            response.release()
             await request.images.fill(with_bytes=True)
-            response = await self._whole.open(request)
-        if request.budgeted and await _is_refused(response, NO_BUDGETS):
-            without_budget(request.document)
             response = await self._whole.open(request)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
         async with response:
             if response.status == 200:
                 request.images.accepted()
+                exchange.prompt_tokens = request.images.tokens + text_bytes // BYTES_A_TOKEN
             if is_event_stream(response):
                 await self._send_events(request, response, exchange, form)
                 return None
@@ -107,8 +114,10 @@ class Chat:
             refusal = form.refusal(answer, response.status)
             await exchange.send_json(encoded(refusal), response.status)
             return None
-        await self._whole.complete(request, answer)
-        exchange.count(answer.get("usage"))
+        try:
+            await self._whole.complete(request, answer)
+        finally:
+            exchange.count(answer.get("usage"))
         await exchange.send_json(encoded(form.whole(answer)))
         return answer
 
@@ -123,6 +132,9 @@ class Chat:
 
     async def _prepared(self, document: dict[str, Any], size: int) -> ChatRequest:
         check_fields(PATH, document)
+        if not isinstance(document.get("messages"), list):
+            message = "'messages' must be a list."
+            raise ApiError(400, message, "invalid_parameter", param="messages")
         allowance = self._thinking.taken_from(document)
         images = await self._images.put_in(document)
         if allowance.thinking:
@@ -139,6 +151,8 @@ class Chat:
             JsonAnswers(document.get("response_format")),
             ids=bool(document.get("return_token_ids")),
             usage=bool(options.get("include_usage")),
+            # Asked of the engine in any case: without it, it tells nothing to count by.
+            thoughts=document.pop("include_reasoning", True) is not False,
         )
         if document.get("stream"):
             # To be counted here, whether or not the client wants to know.
@@ -156,6 +170,7 @@ class Chat:
             usage=request.usage,
             ids=request.ids,
             choices=request.choices,
+            thoughts=request.thoughts,
         )
 
         async def again() -> aiohttp.ClientResponse:
@@ -165,7 +180,5 @@ class Chat:
             await self._relay.forward_answer(response, events, form.events(), again, exchange.send)
         finally:
             exchange.count(events.used)
-
-
-async def _is_refused(response: aiohttp.ClientResponse, words: str) -> bool:
-    return response.status == 400 and words in await response.text()
+            # A stream that broke off has told nothing of it.
+            exchange.completion_tokens = exchange.completion_tokens or events.generated

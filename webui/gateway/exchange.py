@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,6 +19,15 @@ JSON = (b"content-type", b"application/json")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
+def address_of(scope: Scope) -> str:
+    """The client's, or ``-``: a proxy on this machine may pass on whatever it was sent."""
+    given = (scope.get("client") or ("", 0))[0]
+    try:
+        return str(ipaddress.ip_address(given))
+    except ValueError:
+        return "-"
+
+
 class Exchange:
     """Begins when a request's headers are there. ``send`` is how it is answered."""
 
@@ -26,7 +36,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = ""
         """A route of ours, or empty."""
-        self.client: str = (scope.get("client") or ("-", 0))[0]
+        self.client = address_of(scope)
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         self.id = given if REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
         self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", self.id)]

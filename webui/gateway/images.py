@@ -262,15 +262,14 @@ def install_secret(file: Path | None) -> bytes:
     secret = secrets.token_bytes(32)
     if file is None:
         return secret
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as new:
-            new.write(secret)
-    kept = file.read_bytes()
-    if len(kept) != len(secret):  # cut off while it was written
-        file.unlink()
-        return install_secret(file)
-    return kept
+    if not file.exists():
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        new.touch(mode=0o600)
+        new.write_bytes(secret)
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(new, file)
+        new.unlink()
+    return file.read_bytes()
 
 
 def _keyed_hash(content: str | bytes, key: bytes) -> str:

@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from webui.gateway.errors import ApiError
 
-# The engine's grammar sees to these; Python's expressions can be made to run for ever.
-PATTERNS = ("pattern", "patternProperties")
 MAX_COMPLAINT = 300
+# A check is given up after so many keywords, about a tenth of a second: references can make a
+# short schema endless.
+MAX_STEPS = 20_000
+# Left to the engine's grammar: expressions that can be made to run for ever, and what looks at
+# every pair.
+UNCHECKED = (
+    "pattern",
+    "patternProperties",
+    "uniqueItems",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+Keyword = Callable[..., Iterable[ValidationError] | None]
+_steps_left: ContextVar[list[int]] = ContextVar("steps_left")
+
+
+class _EndlessError(Exception):
+    """The check takes too long."""
+
+
+def _counted(name: str, keyword: Keyword) -> Keyword:
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        left = _steps_left.get()
+        left[0] -= 1
+        if left[0] < 0:
+            raise _EndlessError
+        if name == "additionalProperties" and "patternProperties" in schema:
+            return None  # it would try the expressions
+        return keyword(validator, value, instance, schema)
+
+    return check
+
+
+_CHECKED = {
+    name: _counted(name, (lambda *_: None) if name in UNCHECKED else keyword)
+    for name, keyword in Draft202012Validator.VALIDATORS.items()
+}
+_Validator = extend(Draft202012Validator, _CHECKED)  # type: ignore[no-untyped-call]
 
 
 class JsonAnswers:
@@ -27,8 +66,9 @@ class JsonAnswers:
     def __init__(self, response_format: Any) -> None:
         wish = response_format if isinstance(response_format, dict) else {}
         self.wanted = wish.get("type") in ("json_object", "json_schema")
-        schema = (wish.get("json_schema") or {}).get("schema")
-        self._schema = _without_patterns(schema) if isinstance(schema, dict) else None
+        named = wish.get("json_schema") if wish.get("type") == "json_schema" else None
+        schema = named.get("schema") if isinstance(named, dict) else None
+        self._schema = schema if isinstance(schema, dict) else None
 
     def complaint(self, text: str | None) -> str | None:
         """What is wrong with an answer; None if nothing is."""
@@ -38,13 +78,14 @@ class JsonAnswers:
             return f"It is not JSON: {error}."
         if self._schema is None:
             return None
+        _steps_left.set([MAX_STEPS])
         try:
             # An empty registry: nothing is fetched for a $ref.
-            Draft202012Validator(self._schema, registry=Registry()).validate(value)
+            _Validator(self._schema, registry=Registry()).validate(value)
         except ValidationError as error:
             where = f"At {error.json_path}: " if error.absolute_path else ""
             return f"{where}{error.message[:MAX_COMPLAINT]}"
-        except (SchemaError, Unresolvable, TypeError, ValueError, RecursionError):
+        except (_EndlessError, SchemaError, Unresolvable, TypeError, ValueError, RecursionError):
             return None  # a schema that cannot be checked; the engine took it
         return None
 
@@ -72,9 +113,3 @@ def no_json(complaint: str) -> ApiError:
         "server_error",
         param="response_format",
     )
-
-
-def _without_patterns(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        return {k: _without_patterns(v) for k, v in schema.items() if k not in PATTERNS}
-    return [_without_patterns(item) for item in schema] if isinstance(schema, list) else schema

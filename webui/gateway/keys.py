@@ -165,10 +165,10 @@ class Keys:
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp == self._stamp:
             return
+        self._stamp = stamp  # also of a broken one: it is complained of once
         if status.st_mode & 0o077:
             raise KeysError(f"{self._file} can be read by others: chmod 600 it")
         self._callers = self._same_rates(_parsed(self._file))
-        self._stamp = stamp
 
     def _same_rates(self, callers: list[Caller]) -> list[Caller]:
         """A key that stays keeps what it has used, unless its limits have changed."""

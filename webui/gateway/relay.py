@@ -180,8 +180,15 @@ class Relay:
             raise engine_lost()
         return document
 
-    async def forward(self, method: str, path: str, body: bytes | None, send: Send) -> None:
-        """Relay one exchange whole."""
+    async def forward(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        send: Send,
+        feed: Callable[[bytes], bytes] = lambda chunk: chunk,
+    ) -> None:
+        """Relay one exchange; of a stream, what ``feed`` makes of it."""
         response = await self.open(method, path, body)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
@@ -189,7 +196,7 @@ class Relay:
             await send(_start(response))
             try:
                 if is_event_stream(response):
-                    await self._forward_events(response, send, lambda chunk: chunk, lambda: False)
+                    await self._forward_events(response, send, feed, lambda: False)
                 else:
                     async for chunk in response.content.iter_any():
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -219,7 +226,8 @@ class Relay:
             return translated(shaped) if shaped else b""
 
         def ended() -> bool:
-            return events.complete or events.broken
+            # To the engine's own end, where it has one: the connection can then be used again.
+            return events.cut or events.broken
 
         await send(_start(response))
         error: ApiError | None = None

@@ -122,12 +122,14 @@ def put_in(document: dict[str, Any], allowance: Allowance) -> None:
         document["max_tokens"] = allowance.thinking + END_OF_THOUGHT + allowance.answer
 
 
-def without_budget(document: dict[str, Any]) -> None:
-    """For an engine that knows no budgets: it then thinks as it will. Not to think at all, it is
-    given the end of a thought as the beginning of its answer."""
-    if document.pop("thinking_token_budget") == 0:
-        document["messages"] = [*document["messages"], {"role": "assistant", "content": CLOSED}]
-        document |= {"continue_final_message": True, "add_generation_prompt": False}
+def without_budget(document: dict[str, Any]) -> dict[str, Any]:
+    """A request for an engine that knows no budgets: it then thinks as it will. Not to think at
+    all, it is given the end of a thought as the beginning of its answer."""
+    plain = dict(document)
+    if plain.pop("thinking_token_budget", None) == 0:
+        plain["messages"] = [*plain["messages"], {"role": "assistant", "content": CLOSED}]
+        plain |= {"continue_final_message": True, "add_generation_prompt": False}
+    return plain
 
 
 def _count(value: Any, name: str, *, least: int) -> int:

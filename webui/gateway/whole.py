@@ -14,8 +14,11 @@ from webui.gateway.documents import encoded
 from webui.gateway.images import Placed
 from webui.gateway.json_answers import JsonAnswers, no_json, told
 from webui.gateway.relay import Relay
-from webui.gateway.thinking import Allowance, put_in
+from webui.gateway.thinking import Allowance, put_in, without_budget
+from webui.gateway.translation import failure
 
+# Of the engine's refusal where no parser for thoughts is configured.
+NO_BUDGETS = "thinking_token_budget is set but"
 ENGINE_PATH = "/v1/chat/completions"
 
 
@@ -31,16 +34,13 @@ class ChatRequest:
     """Whether the client wants the numbers of tokens."""
     usage: bool
     """Whether the client of a stream wants to know what was used."""
+    thoughts: bool
+    """Whether the client wants to see them."""
 
     @property
     def limit(self) -> int | None:
         """Tokens to count up to; None where the engine's own limit is exact."""
         return self.allowance.answer if self.allowance.thinking else None
-
-    @property
-    def budgeted(self) -> bool:
-        """Whether the thought has a limit in the engine's own terms."""
-        return "thinking_token_budget" in self.document
 
     @property
     def tools(self) -> bool:
@@ -58,6 +58,8 @@ class ChatRequest:
         document = self.document | {"n": choices}
         if messages is not None:
             document["messages"] = messages
+            for name in ("tools", "tool_choice", "continue_final_message", "add_generation_prompt"):
+                document.pop(name, None)
         put_in(document, allowance)
         return replace(self, document=document, allowance=allowance)
 
@@ -70,12 +72,18 @@ class WholeAnswers:
         self._context = context
 
     async def open(self, request: ChatRequest) -> aiohttp.ClientResponse:
-        """Send a request to the engine.
+        """Send a request to the engine, in terms that it knows.
 
         Raises:
             ApiError: the engine is not there.
         """
-        return await self._relay.open("POST", ENGINE_PATH, encoded(request.document))
+        response = await self._relay.open("POST", ENGINE_PATH, encoded(request.document))
+        if response.status == 400:
+            refusal = await self._relay.read_json(response)
+            if NO_BUDGETS in str(refusal.get("error")):
+                plain = encoded(without_budget(request.document))
+                return await self._relay.open("POST", ENGINE_PATH, plain)
+        return response
 
     async def complete(self, request: ChatRequest, answer: dict[str, Any]) -> None:
         """Change an answer in place to what the client gets.
@@ -86,7 +94,7 @@ class WholeAnswers:
         choices = answer["choices"]
         await self._fill([choice for choice in choices if is_unanswered(choice)], request, answer)
         for choice in choices:
-            shape(choice, tools=request.tools)
+            shape(choice, tools=request.tools, thoughts=request.thoughts)
         generated = (answer.get("usage") or {}).get("completion_tokens", 0)
         if request.limit is not None and generated > request.limit:
             for choice in choices:
@@ -130,12 +138,15 @@ class WholeAnswers:
             raise no_json(complaint)
 
     async def _again(self, request: ChatRequest, answer: dict[str, Any]) -> list[dict[str, Any]]:
-        """The choices of a further request, whose tokens are added to the answer's; none where the
-        engine refuses it."""
+        """The choices of a further request, whose tokens are added to the answer's.
+
+        Raises:
+            ApiError: the engine refuses it.
+        """
         async with await self.open(request) as response:
             second = await self._relay.read_json(response)
         if response.status != 200:
-            return []
+            raise failure(second, response.status)
         used, more = answer.get("usage"), second.get("usage")
         if used and more:
             for name in ("completion_tokens", "total_tokens"):

@@ -21,6 +21,7 @@ from launcher.programs import (
     NO_MEDIA_DOMAIN,
     WEBUI,
     Program,
+    checkpoint_stamp,
     engine_arguments,
     engine_process,
     model_location,
@@ -221,24 +222,25 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         cache_file=PATHS.answers,
         json_keep_alive=True,
         secret_file=PATHS.secret,
+        checkpoint=checkpoint_stamp(config, YAML),
         uploads=PATHS.run / "uploads",
         engine_state=PATHS.engine_state,
         address_file=PATHS.webui_address,
     )
-    env = webui_process(config, PATHS, "0.0.0.0", 9000).env
+    env = webui_process(config, YAML, PATHS, "0.0.0.0", 9000).env
     assert expected == WebuiSettings.from_environ(env)
 
 
 def test_uploads_stay_among_our_own_files() -> None:
     """Pictures are kept in the private run folder, not in /tmp."""
-    env = webui_process(config_of(), PATHS, "127.0.0.1", 7860).env
+    env = webui_process(config_of(), YAML, PATHS, "127.0.0.1", 7860).env
     assert str(PATHS.run / "uploads") == env["GRADIO_TEMP_DIR"]
 
 
 def test_the_webui_learns_nothing_of_the_engines_secrets() -> None:
     """engine.environment (a hub token, say) is not passed to the process that serves the page."""
     config = config_of(engine={"environment": {"HF_TOKEN": "hf_secret"}, "options": {"x": "y"}})
-    process = webui_process(config, PATHS, "127.0.0.1", 7860)
+    process = webui_process(config, YAML, PATHS, "127.0.0.1", 7860)
     assert "hf_secret" not in f"{process.argv} {process.env}"
 
 
