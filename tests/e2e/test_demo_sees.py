@@ -152,6 +152,14 @@ def test_which_of_two_pictures(box: Box, looks: tuple[str, str], nth: str) -> No
     assert answer == f"蓝色圆形在第{number}张图片里。"
 
 
+def test_pictures_sent_again_are_not_mixed_up(box: Box) -> None:
+    """The second time they go to the engine by name: in any order, beside a new one."""
+    red, blue, new = (part(alone(c, "circle")) for c in ("red", "blue", "green"))
+    what = said("What is in the second picture?")
+    for pair, colour in [((red, blue), "blue"), ((blue, red), "red"), ((red, new), "green")] * 2:
+        assert ask(box, *pair, what).content == f"A {colour} circle."
+
+
 def test_what_changed(box: Box) -> None:
     """From the first picture to the second, in this order."""
     pictures = [part(alone("red", "star")), part(alone("green", "star"))]

@@ -156,15 +156,6 @@ def test_a_small_limit_is_all_for_the_answer(box: Box, stream: bool) -> None:
     assert 0 < len(content) < len("Hello! I am the")
 
 
-def test_pictures_sent_again_are_not_mixed_up(box: Box) -> None:
-    """The second time they go to the engine by name: in any order, beside a new one."""
-    what = words("What is in the second picture?")
-    red, blue, new = (picture(50, 50, colour) for colour in ("red", "blue", "green"))
-    for pair, colour in [((red, blue), "blue"), ((blue, red), "red"), ((red, new), "green")] * 2:
-        answer = ask(box, [*pair, what], temperature=0).choices[0].message
-        assert answer.content == f"A plain {colour} picture."
-
-
 def test_completions(box: Box) -> None:
     """The older text route works too."""
     prompt = "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\n<think>\n</think>"

@@ -29,24 +29,38 @@ from webui.pictures import window_of, windows_along
 
 SCENES = {
     "single": 0.04,
-    "placed": 0.10,
+    "placed": 0.12,
     "row": 0.10,
     # Counting takes long,
-    "scattered": 0.19,
+    "scattered": 0.20,
     "group": 0.28,
     # and so do thirty-six signs in many fonts.
-    "code": 0.18,
-    "long code": 0.04,
-    "plain": 0.01,
+    "code": 0.14,
+    "long code": 0.02,
+    "plain": 0.04,
     "texture": 0.06,
 }
 # What to begin with: enough to learn what colours and shapes are.
 EASY_SCENES = {"single": 0.6, "row": 0.2, "group": 0.15, "plain": 0.05}
 # How many rows a batch of each kind has, as a share of the usual number: cost decides.
-ROWS = {"one": 1.0, "two": 0.5, "none": 0.5, "told": 1.0, "text first": 1.0, "large": 0.25}
+ROWS = {
+    "one": 1.0,
+    "two": 0.5,
+    "none": 0.5,
+    "told": 1.0,
+    "search": 0.8,
+    "text first": 1.0,
+    "large": 0.25,
+}
 # Questions are added to a row until they have this many tokens.
 QUESTION_TOKENS = 90
 TOLD_TOKENS = 400
+# Scenes in which things have places.
+PLACED = ("placed", "placed", "row")
+# How often a thought is cut off, as a thinking budget does. Without it a thing must be found in the
+# picture itself, which takes longest to learn.
+CUT_OFF = {"where": 0.5, "two pictures": 0.5}
+CUT_OFF_ELSE = 0.25
 
 
 @dataclass
@@ -113,16 +127,27 @@ class Talk:
             self._show(row, rng, scenes[1], large=False)
         else:
             self._show_all(row, rng, scenes, large=kind == "large")
-        while sum(len(question.ids) for question in row.questions) < QUESTION_TOKENS:
-            row.questions.append(self._question(rng, scenes))
+        ask, enough = self._question, QUESTION_TOKENS
+        if kind == "search":
+            ask, enough = self._search, 2 * QUESTION_TOKENS
+        while sum(len(question.ids) for question in row.questions) < enough:
+            row.questions.append(ask(rng, scenes))
         return row
 
     def _scenes(self, rng: Random, kind: str) -> list[Scene]:
+        if kind == "search":
+            return (
+                [*two_scenes(rng)]
+                if rng.random() < 0.3
+                else [random_scene(rng, rng.choice(PLACED))]
+            )
         if kind in ("none", "told"):
             return []
-        two = {"two": 1.0, "text first": 0.25, "large": 0.25}.get(kind, 0.0)
+        two = {"two": 1.0, "text first": 0.35, "large": 0.4}.get(kind, 0.0)
         if rng.random() < two:
             return [*two_scenes(rng)]
+        if kind == "large" and rng.random() < 0.35:  # these look most unlike in crops
+            return [random_scene(rng, rng.choice(["texture", "code", "code"]))]
         return [random_scene(rng, rng.choices([*self._kinds], [*self._kinds.values()])[0])]
 
     def _told(self, rng: Random) -> Question:
@@ -137,12 +162,28 @@ class Talk:
             skill = rng.choice(["which", "which", "changed"]) if focused and different else None
             exchange = ask_two(rng, *scenes, language, skill=skill)
         else:
-            scene = random_scene(rng, rng.choice(["placed", "placed", "row"]))
+            scene = random_scene(rng, rng.choice(PLACED))
             skill = rng.choice(["where"] * 5 + ["presence"] * 3 + ["place"])
             exchange = ask_scene(rng, scene, language, skill=skill if focused else None)
         question = Question()
         question.add(self.ids(f"{exchange.question}<|im_end|>\n"), learn=False)
         self._answer(question, rng, exchange, told=True)
+        return question
+
+    def _search(self, rng: Random, scenes: list[Scene]) -> Question:
+        """Without a thought: the thing that is asked for must be found in the picture itself."""
+        language, skill = rng.choice([EN, ZH]), rng.choice(["where", "where", "presence"])
+        if len(scenes) == 2:
+            different = single_and_different(*scenes)
+            exchange = ask_two(
+                rng, scenes[0], scenes[1], language, skill="which" if different else None
+            )
+        else:
+            exchange = ask_scene(rng, scenes[0], language, skill=skill)
+        question = Question()
+        question.add(self.ids(f"{exchange.question}<|im_end|>\n"), learn=False)
+        question.add([*self._think, *self._close], learn=False)
+        question.add([*self.ids(exchange.answer), *self._end], learn=True)
         return question
 
     def _open(self, row: Row, rng: Random) -> None:
@@ -161,7 +202,7 @@ class Talk:
             long, wide = rng.randint(200, VIEW - 1), (0.4, 0.66)
         elif large:
             long = rng.choice([rng.randint(VIEW, 1400), rng.randint(VIEW, 3000)])
-            long, wide = min(long, 1400) if row.views else long, (0.5, 1.0)
+            wide = (0.5, 1.0)
         else:
             # On the coarse grid nothing is gained from drawing finer than it sees.
             long = rng.randint(200, min(VIEW - 1, self._view + 100))
@@ -221,13 +262,13 @@ class Talk:
     def _answer(
         self, question: Question, rng: Random, exchange: Exchange, *, told: bool = False
     ) -> None:
-        """Thought and answer. Now and then the thought is cut off, as a thinking budget does."""
+        """Thought and answer; see :data:`CUT_OFF`."""
         question.add(self._think, learn=False)
         thought = self.ids(exchange.thought)
         if told:
             question.add([*thought, *self._close], learn=False)
-        elif rng.random() < 0.25:
-            cut_off = 0 if rng.random() < 0.7 else rng.randint(0, len(thought) - 1)
+        elif rng.random() < CUT_OFF.get(exchange.skill, CUT_OFF_ELSE):
+            cut_off = 0 if rng.random() < 0.8 else rng.randint(0, len(thought) - 1)
             question.add(thought[:cut_off], learn=True)
             question.add(self._close, learn=False)
             if rng.random() < 0.3:
@@ -313,9 +354,10 @@ class Batches:
     """An endless row of batches, each a pure function of (seed, number) and one of a kind.
 
     ``rows`` is how many a batch has, ``large`` the share of batches with pictures that are cut into
-    crops, ``told`` the share of those without pictures whose thoughts are given; ``easy`` batches
-    show one picture of a kind in :data:`EASY_SCENES`, on a bright ground: there the model finds out
-    what to look at.
+    crops, ``told`` the share of those without pictures whose thoughts are given, ``search`` the
+    share of those without thoughts, where a thing must be found in the picture itself; ``easy``
+    batches show one picture of a kind in :data:`EASY_SCENES`, on a bright ground: there the model
+    finds out what to look at.
     """
 
     def __init__(
@@ -327,15 +369,16 @@ class Batches:
         seed: int,
         large: float = 0.0,
         told: float = 0.15,
+        search: float = 0.0,
         easy: bool = False,
     ) -> None:
         self._talk = Talk(tokenizer, view, easy=easy)
         self._rows, self._seed = rows, seed
         self._padding = token(tokenizer, PADDING)
         self._patch = token(tokenizer, "<im_patch>")
-        kinds = {"one": 0.55, "two": 0.22, "none": 0.04, "text first": 0.19}
-        self._kinds = {kind: share * (1 - large - told) for kind, share in kinds.items()}
-        self._kinds |= {"large": large, "told": told}
+        kinds = {"one": 0.47, "two": 0.2, "none": 0.08, "text first": 0.25}
+        self._kinds = {kind: share * (1 - large - told - search) for kind, share in kinds.items()}
+        self._kinds |= {"large": large, "told": told, "search": search}
         if easy:
             self._kinds = {"one": 1.0}
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import openai
 from PIL import Image
@@ -106,6 +106,10 @@ HANDLINGS = {
     "new words": Handling(new_words=True),
     "new fonts": Handling(new_fonts=True),
 }
+
+
+# What happens to pictures; the others are ways to ask.
+OF_PICTURES = ("plain", "JPEG 60", "200x150", "3000x2000", "portrait", "noisy")
 
 
 @dataclass
@@ -310,25 +314,39 @@ def table(trials: list[Trial], columns: list[str], of: Callable[[Trial], str]) -
     return "\n".join(lines)
 
 
-def goals(trials: list[Trial], speed: Speed) -> list[tuple[str, str, bool]]:
-    """What is to be reached, what was, and whether that is enough."""
+class Goal(NamedTuple):
+    """What is to be reached, what was, and whether that is enough. ``plainly`` is what was reached
+    where the question came after the picture, in words of the training, and could be thought about:
+    under :data:`OF_PICTURES` alone."""
+
+    name: str
+    seen: str
+    plainly: str
+    reached: bool
+
+
+def goals(trials: list[Trial], speed: Speed) -> list[Goal]:
+    """One of each line of :data:`GOALS`, of ends, of JSON and of speed."""
     lines = []
     for skills, least in GOALS:
         for skill in skills:
             found = [t for t in trials if t.skill == skill]
             if found:
                 seen = share(found)
-                lines.append((f"{skill} >= {least:.0%}", f"{seen:.1%}", seen >= least))
+                plain = share([t for t in found if t.handling in OF_PICTURES])
+                name = f"{skill} >= {least:.0%}"
+                lines.append(Goal(name, f"{seen:.1%}", f"{plain:.1%}", seen >= least))
     ended = share(trials, lambda t: t.reason == "stop")
-    lines.append(
-        (f"answers that end within {MAX_TOKENS} tokens = 100%", f"{ended:.1%}", ended == 1)
-    )
+    name = f"answers that end within {MAX_TOKENS} tokens = 100%"
+    lines.append(Goal(name, f"{ended:.1%}", "", ended == 1))
     schema = [t for t in trials if t.skill == "json_schema"]
     if schema:
         parsed = share(schema, lambda t: t.parses)
-        lines.append(("json_schema answers that parse = 100%", f"{parsed:.1%}", parsed == 1))
-    lines.append(("first token, 640x480 <= 1.5 s", f"{speed.first:.2f} s", speed.first <= 1.5))
-    lines.append(("later tokens >= 40 a second", f"{speed.rate:.0f}", speed.rate >= 40))
+        name = "json_schema answers that parse = 100%"
+        lines.append(Goal(name, f"{parsed:.1%}", "", parsed == 1))
+    first, rate = f"{speed.first:.2f} s", f"{speed.rate:.0f}"
+    lines.append(Goal("first token, 640x480 <= 1.5 s", first, "", speed.first <= 1.5))
+    lines.append(Goal("later tokens >= 40 a second", rate, "", speed.rate >= 40))
     return lines
 
 
@@ -342,12 +360,13 @@ async def evaluate(options: argparse.Namespace) -> int:
     print(table(trials, [EN, ZH, "all"], lambda t: t.language), "\n")
     print(table(trials, [*HANDLINGS], lambda t: t.handling), "\n")
     lines = goals(trials, speed)
-    print("| goal | seen | |\n| --- | ---: | --- |")
-    for goal, seen, reached in lines:
-        print(f"| {goal} | {seen} | {'reached' if reached else 'MISSED'} |")
+    print("| goal | seen | plainly asked | |\n| --- | ---: | ---: | --- |")
+    for goal in lines:
+        verdict = "reached" if goal.reached else "MISSED"
+        print(f"| {goal.name} | {goal.seen} | {goal.plainly} | {verdict} |")
     if options.wrong:
         _write_wrong(options.wrong, [t for t in trials if not t.right])
-    return 0 if all(reached for _, _, reached in lines) else 1
+    return 0 if all(goal.reached for goal in lines) else 1
 
 
 def _write_wrong(file: Path, trials: list[Trial]) -> None:

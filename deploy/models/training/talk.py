@@ -216,7 +216,7 @@ def _suited(scene: Scene) -> Sequence[Callable[[Random, Scene, str], Made]]:
     if len(scene.things) == 1:
         made = [_colour, _shape, _describe, _count, _presence]
     elif scene.things[0].place:
-        made = [_place, _place, _where, _count, _count, _describe, _presence, _place_look]
+        made = [_place, _where, _where, _count, _count, _describe, _presence, _place_look]
     else:
         made = [_count, _count, _describe]
     return made * 3 + [_not_there]

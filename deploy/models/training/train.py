@@ -228,6 +228,7 @@ def train(rank: int, options: argparse.Namespace) -> None:
         seed=options.seed,
         large=options.large,
         told=options.told,
+        search=options.search,
         easy=options.easy,
     )
     run.begin_phase(options.steps)
@@ -260,6 +261,9 @@ def main() -> int:
     parser.add_argument("--large", type=float, default=0.0, help="share of large pictures")
     parser.add_argument(
         "--told", type=float, default=0.15, help="share of thoughts without pictures"
+    )
+    parser.add_argument(
+        "--search", type=float, default=0.0, help="share of pictures searched without a thought"
     )
     parser.add_argument("--easy", action="store_true", help="single pictures of a few kinds")
     parser.add_argument("--rows", type=int, default=8, help="rows in a batch of one process")
