@@ -5,9 +5,9 @@ python -m deploy.models.training.checkpoint RUN_FOLDER TARGET_FOLDER
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,28 @@ def load_checkpoint(folder: Path) -> tuple[StepVl, Tokenizer]:
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+def mean_of(model: StepVl, other: StepVl, part: float) -> StepVl:
+    """A model between two states of one run, ``part`` of the way from the first to the other: what
+    they differ in by chance evens out."""
+    weights = other.state_dict()
+    mean = {
+        name: (1 - part) * own + part * weights[name] for name, own in model.state_dict().items()
+    }
+    model.load_state_dict(mean)
+    return model
+
+
 def main() -> int:
-    run, folder = map(Path, sys.argv[1:3])
-    model, tokenizer = load_run(run)
-    write_checkpoint(model, tokenizer, folder)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--mix", type=Path, help="a later state of the same run")
+    parser.add_argument("--part", type=float, default=0.5, help="its part, 0 to 1")
+    options = parser.parse_args()
+    model, tokenizer = load_run(options.run)
+    if options.mix:
+        model = mean_of(model, load_run(options.mix)[0], options.part)
+    write_checkpoint(model, tokenizer, options.folder)
     return 0
 
 

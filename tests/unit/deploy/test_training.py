@@ -20,7 +20,7 @@ from deploy.models.training.batches import (
     cut,
     tokens_of,
 )
-from deploy.models.training.checkpoint import load_checkpoint, write_checkpoint
+from deploy.models.training.checkpoint import load_checkpoint, mean_of, write_checkpoint
 from deploy.models.training.drawing import TINTS, render
 from deploy.models.training.evaluate import (
     HANDLINGS,
@@ -487,3 +487,13 @@ def test_all_askers_suit_some_scene() -> None:
         for seed in range(60)
     }
     assert set(ASKERS) <= asked
+
+
+def test_a_mean_lies_between(tokenizer) -> None:
+    """At each end it is one of the two."""
+    sizes = Sizes(tokenizer.get_vocab_size(), vision_width=16, vision_heads=2, **TINY)
+    for part in (0.0, 0.25, 1.0):
+        one, other = StepVl(sizes), StepVl(sizes)
+        first, second = (model.lm_head.weight.clone() for model in (one, other))
+        mean = mean_of(one, other, part).lm_head.weight
+        assert torch.allclose(mean, first + part * (second - first), atol=1e-6)
