@@ -14,7 +14,7 @@ import aiohttp
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
@@ -97,7 +97,7 @@ class Webui:
         try:
             self._keys.caller(request.headers.raw, address_of(request.scope))
         except ApiError as error:
-            return JSONResponse(json.loads(error.body()), error.status, dict(error.headers))
+            return error.as_answer()
         text = self._metrics.text()
         with contextlib.suppress(ApiError):  # without an engine, the gateway's own alone
             text += await self._relay.fetch_text("/metrics")
@@ -174,7 +174,6 @@ def _address_file(settings: Settings) -> Iterator[None]:
                 path.unlink()
 
 
-async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(_request: Request, error: Exception) -> Response:
     """The one answer for what nobody expected; the server logs the traceback."""
-    failure = unexpected(error)
-    return JSONResponse(json.loads(failure.body()), failure.status)
+    return unexpected(error).as_answer()

@@ -60,9 +60,7 @@ class GuardedPage:
             if scope["path"] == UPLOAD_PATH:
                 await self._check_room()
         except ApiError as error:
-            body, headers = error.response()
-            await send({"type": "http.response.start", "status": error.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await error.as_answer()(scope, receive, send)
             return
         await self._page(scope, receive, send_home)
 

@@ -110,6 +110,18 @@ def test_the_same_request_gets_the_same_answer(thrifty: Webui) -> None:
     assert ask(thrifty, "a")[0] is None
 
 
+def test_kept_answers_have_thoughts_for_those_who_want_them(thrifty: Webui) -> None:
+    """With and without are two requests, in either order."""
+    for question, order in (("first with", (True, False)), ("first without", (False, True))):
+        for wanted in order:
+            messages = [{"role": "user", "content": question}]
+            body = {"model": "one", "messages": messages, "temperature": 0}
+            data = json.dumps(body | {"include_reasoning": wanted}).encode()
+            _, headers, answer = request(thrifty, "POST", "/v1/chat/completions", data)
+            assert headers["x-cache"] == "miss"
+            assert ("reasoning" in answer["choices"][0]["message"]) == wanted
+
+
 def test_an_answer_is_about_its_picture(thrifty: Webui) -> None:
     """Another picture under the same question is another request."""
 

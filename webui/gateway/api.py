@@ -220,7 +220,7 @@ class Gateway:
         events = TextEvents(usage=bool(options.get("include_usage")))
         body = encoded(document)
         try:
-            await self._relay.forward("POST", TEXT_PATH, body, exchange.send, events.feed)
+            await self._relay.forward(TEXT_PATH, body, exchange.send, events.feed)
         finally:
             exchange.count(events.used)
 

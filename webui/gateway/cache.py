@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 
 import orjson
 
+from webui.gateway.relay import MEGABYTE
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-MEGABYTE = 1_000_000
 
 _TABLE = """
     create table if not exists answers

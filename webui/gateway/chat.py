@@ -12,7 +12,7 @@ from webui.gateway.answers import AnswerEvents
 from webui.gateway.cache import AnswerCache, cache_key, cacheable
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded, parsed
-from webui.gateway.errors import ApiError
+from webui.gateway.errors import wrong
 from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
@@ -71,26 +71,27 @@ class Chat:
             ApiError: the request is wrong, or the engine has no answer.
         """
         request = await self._prepared(document, size)
-        size -= request.images.characters
-        exchange.images, exchange.image_tokens = len(request.images), request.images.tokens
+        exchange.images = len(request.images)
         if self._cache is None or not cacheable(document):
-            await self._ask(request, size, exchange, form)
+            await self._ask(request, exchange, form)
             return
         with request.images.names_alone():
-            of = (exchange.key, self._checkpoint, await self._context.checkpoint())
+            # Answers are kept as they went out: with thoughts, or without.
+            thoughts = "thoughts" if request.thoughts else ""
+            of = (exchange.key, thoughts, self._checkpoint, await self._context.checkpoint())
             key = cache_key(document, *of)
         kept = await self._cache.get(key)
         exchange.cache = "miss" if kept is None else "hit"
         exchange.headers.append((b"x-cache", exchange.cache.encode()))
         if kept is None:
-            answer = await self._ask(request, size, exchange, form)
+            answer = await self._ask(request, exchange, form)
             if answer is not None:
                 self._cache.put(key, encoded(answer))
         else:
             await exchange.send_json(encoded(form.whole(parsed(kept))))
 
     async def _ask(
-        self, request: ChatRequest, text_bytes: int, exchange: Exchange, form: Form
+        self, request: ChatRequest, exchange: Exchange, form: Form
     ) -> dict[str, Any] | None:
         """Answer from the engine; the whole answer, if it is one."""
         response = await self._whole.open(request)
@@ -104,7 +105,7 @@ class Chat:
         async with response:
             if response.status == 200:
                 request.images.accepted()
-                exchange.prompt_tokens = request.images.tokens + text_bytes // BYTES_A_TOKEN
+                exchange.prompt_tokens = request.images.tokens + request.text_bytes // BYTES_A_TOKEN
             if is_event_stream(response):
                 await self._send_events(request, response, exchange, form)
                 return None
@@ -133,12 +134,11 @@ class Chat:
     async def _prepared(self, document: dict[str, Any], size: int) -> ChatRequest:
         check_fields(PATH, document)
         if not isinstance(document.get("messages"), list):
-            message = "'messages' must be a list."
-            raise ApiError(400, message, "invalid_parameter", param="messages")
+            raise wrong("messages", "must be a list")
         allowance = self._thinking.taken_from(document)
         images = await self._images.put_in(document)
+        text_bytes = size - images.characters
         if allowance.thinking:
-            text_bytes = size - images.characters
             room = await self._context.room(document, text_bytes, images.tokens, allowance.wanted)
             allowance = allowance.within(room)
         put_in(document, allowance)
@@ -146,6 +146,7 @@ class Chat:
         options = options if isinstance(options, dict) else {}
         request = ChatRequest(
             document,
+            text_bytes,
             images,
             allowance,
             JsonAnswers(document.get("response_format")),

@@ -66,7 +66,7 @@ class Context:
         names = ("model", "tools", "add_generation_prompt", "continue_final_message")
         asked = {name: document[name] for name in names if document.get(name) is not None}
         asked["messages"] = [_without_images(message) for message in document["messages"]]
-        count = (await self._ask("/tokenize", asked)).get("count")
+        count = (await self._ask("/tokenize", asked))[1].get("count")
         return count if isinstance(count, int) else None
 
     async def tokenized(self, document: dict[str, Any], image_tokens: int) -> tuple[bytes, int]:
@@ -78,27 +78,27 @@ class Context:
         """
         if isinstance(messages := document.get("messages"), list):
             document["messages"] = [_without_images(message) for message in messages]
-        body = encoded(document)
-        async with await self._relay.open("POST", "/tokenize", body) as response:
-            answer = await self._relay.read_json(response)
+        status, answer = await self._ask("/tokenize", document)
         if isinstance(answer.get("count"), int):
             answer["count"] += image_tokens
-        return encoded(answer), response.status
+        return encoded(answer), status
 
     async def first_tokens(self, text: str, most: int) -> str | None:
         """What remains of a text with at most so many tokens; None where that is all of it."""
         if len(text.encode()) <= most:
             return None
         asked = {"prompt": text, "add_special_tokens": False}
-        tokens = (await self._ask("/tokenize", asked)).get("tokens")
+        tokens = (await self._ask("/tokenize", asked))[1].get("tokens")
         if not isinstance(tokens, list) or len(tokens) <= most:
             return None
-        shorter = (await self._ask("/detokenize", {"tokens": tokens[:most]})).get("prompt")
+        _, answer = await self._ask("/detokenize", {"tokens": tokens[:most]})
+        shorter = answer.get("prompt")
         return shorter.rstrip("\ufffd") if isinstance(shorter, str) else None
 
-    async def _ask(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and answer."""
         async with await self._relay.open("POST", path, encoded(asked)) as response:
-            return await self._relay.read_json(response)
+            return response.status, await self._relay.read_json(response)
 
 
 def _without_images(message: Any) -> Any:

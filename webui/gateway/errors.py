@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from starlette.responses import Response
+
 
 @dataclass(eq=False)
 class ApiError(Exception):
@@ -45,6 +47,11 @@ class ApiError(Exception):
         }
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
+    def as_answer(self) -> Response:
+        """For what is not the gateway's own."""
+        body = self.body()
+        return Response(body, self.status, dict(self.headers), "application/json")
+
     def as_event(self) -> bytes:
         """The last events of a stream that cannot go on.
 
@@ -67,6 +74,16 @@ def method_not_allowed(allowed: str) -> ApiError:
 
 def invalid_json(reason: str) -> ApiError:
     return ApiError(400, f"The request is not valid JSON: {reason[:200]}.", "invalid_json")
+
+
+def unsupported(name: str, complaint: str) -> ApiError:
+    """Of a field, or of a place within one."""
+    return ApiError(400, f"{name!r} {complaint}.", "unsupported_parameter", param=name)
+
+
+def wrong(name: str, complaint: str) -> ApiError:
+    """The same, where the field is known and its value will not do."""
+    return ApiError(400, f"{name!r} {complaint}.", "invalid_parameter", param=name)
 
 
 def refused(message: str, code: str = "image_not_available", status: int = 400) -> ApiError:

@@ -50,7 +50,7 @@ class Exchange:
         self.status = 0
         self.code = ""
         """Of the error, if it is one."""
-        self.images = self.image_tokens = 0
+        self.images = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.cache = ""
         """``hit`` or ``miss`` where a kept answer was looked for."""

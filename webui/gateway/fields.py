@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from webui.gateway.errors import ApiError
+from webui.gateway.errors import unsupported, wrong
 
 MAX_MESSAGES = 1000
 MAX_TOOLS = 128
@@ -93,22 +93,18 @@ def check_fields(path: str, document: dict[str, Any]) -> bool:
     unknown = document.keys() - fields.known
     if unknown:
         name = min(unknown)
-        raise _refused(name[:100], "is not supported here", "unsupported_parameter")
+        raise unsupported(name[:100], "is not supported here")
     for name in LIMITS.keys() & document.keys():
         value = document[name]
         if value is not None and (complaint := LIMITS[name](value)):
-            raise _refused(name, complaint, "invalid_parameter")
+            raise wrong(name, complaint)
     if document.get("echo") and document.get("logprobs") is not None:
         # Scores of the whole vocabulary for each token of the prompt.
-        raise _refused("logprobs", "cannot be had together with echo", "invalid_parameter")
+        raise wrong("logprobs", "cannot be had together with echo")
     ignored = document.keys() & fields.ignored
     for name in ignored:
         del document[name]
     return bool(ignored)
-
-
-def _refused(name: str, complaint: str, code: str) -> ApiError:
-    return ApiError(400, f"{name!r} {complaint}.", code, param=name)
 
 
 # A check says what is wrong, or nothing.

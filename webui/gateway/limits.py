@@ -38,8 +38,7 @@ class Rate:
     def wait_s(self) -> float:
         """Seconds until something may be taken again; 0 if it may now."""
         self._fill()
-        least = min(1, self.per_minute)
-        return max(0.0, (least - self._level) * 60 / self.per_minute)
+        return max(0.0, (1 - self._level) * 60 / self.per_minute)
 
 
 class AtOnce:

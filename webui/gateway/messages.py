@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from webui.gateway.documents import encoded
-from webui.gateway.errors import ApiError
+from webui.gateway.errors import ApiError, unsupported, wrong
 from webui.gateway.translation import (
     ChatEvents,
     Event,
@@ -28,9 +28,7 @@ from webui.gateway.translation import (
     put_stream,
     short_id,
     text_part,
-    unsupported,
     written,
-    wrong,
 )
 
 FIELDS = Fields(

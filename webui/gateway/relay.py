@@ -181,15 +181,10 @@ class Relay:
         return document
 
     async def forward(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        send: Send,
-        feed: Callable[[bytes], bytes] = lambda chunk: chunk,
+        self, path: str, body: bytes, send: Send, feed: Callable[[bytes], bytes]
     ) -> None:
         """Relay one exchange; of a stream, what ``feed`` makes of it."""
-        response = await self.open(method, path, body)
+        response = await self.open("POST", path, body)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
         async with response:

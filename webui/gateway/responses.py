@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from webui.gateway.errors import ApiError
+from webui.gateway.errors import ApiError, unsupported, wrong
 from webui.gateway.translation import (
     ChatEvents,
     Event,
@@ -25,8 +25,6 @@ from webui.gateway.translation import (
     put_stream,
     short_id,
     text_part,
-    unsupported,
-    wrong,
 )
 
 _SEND_ALL = "nothing is stored here, so send the whole conversation as input"

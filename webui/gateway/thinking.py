@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from webui.gateway.errors import ApiError
+from webui.gateway.errors import ApiError, wrong
 
 Mode = Literal["off", "low", "high", "auto"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -134,11 +134,9 @@ def without_budget(document: dict[str, Any]) -> dict[str, Any]:
 
 def _count(value: Any, name: str, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 10**7:
-        message = f"{name!r} must be a whole number of tokens, {least} or more."
-        raise ApiError(400, message, "invalid_parameter", param=name)
+        raise wrong(name, f"must be a whole number of tokens, {least} or more")
     return value
 
 
 def _no_choice(name: str, choices: Mapping[str, Any] | tuple[str, ...]) -> ApiError:
-    message = f"{name!r} must be one of: {', '.join(choices)}."
-    return ApiError(400, message, "invalid_parameter", param=name)
+    return wrong(name, f"must be one of: {', '.join(choices)}")

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 
-from webui.gateway.errors import ApiError, engine_lost
+from webui.gateway.errors import ApiError, engine_lost, unsupported, wrong
 
 _T = TypeVar("_T")
 Event = dict[str, Any]
@@ -59,14 +59,6 @@ def checked(document: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {
         name: value for name, value in document.items() if name in fields.used and value is not None
     }
-
-
-def unsupported(where: str, complaint: str) -> ApiError:
-    return ApiError(400, f"{where!r} {complaint}.", "unsupported_parameter", param=where)
-
-
-def wrong(where: str, complaint: str) -> ApiError:
-    return ApiError(400, f"{where!r} {complaint}.", "invalid_parameter", param=where)
 
 
 def expect(value: Any, kind: type[_T], where: str) -> _T:

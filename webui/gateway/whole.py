@@ -27,6 +27,8 @@ class ChatRequest:
     """As the engine gets it, and what its answer may have."""
 
     document: dict[str, Any]
+    text_bytes: int
+    """Of the client's request, without its images."""
     images: Placed
     allowance: Allowance
     json: JsonAnswers

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher import programs
-from launcher.config import DeployConfig
+from launcher.config import MODE_ENDINGS, THINKING_TOKENS, DeployConfig
 from launcher.engine import KILL_GRACE_S, Settings, parse_arguments
 from launcher.paths import ROOT, Paths
 from launcher.programs import (
@@ -29,7 +29,7 @@ from launcher.programs import (
     start_script_options,
     webui_process,
 )
-from webui.gateway.thinking import Thinking
+from webui.gateway.thinking import ALIASES, STANDARD, Thinking
 from webui.settings import Settings as WebuiSettings
 
 YAML = Path("/srv/step3vl/deploy.yaml")
@@ -229,6 +229,12 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
     )
     env = webui_process(config, YAML, PATHS, "0.0.0.0", 9000).env
     assert expected == WebuiSettings.from_environ(env)
+
+
+def test_both_packages_mean_the_same_modes() -> None:
+    """Neither imports the other; what they both know of thinking must not drift apart."""
+    assert dict(THINKING_TOKENS) == dict(STANDARD.tokens)
+    assert tuple(ALIASES) == MODE_ENDINGS
 
 
 def test_uploads_stay_among_our_own_files() -> None:
