@@ -190,9 +190,7 @@ class Images:
                 self._known.move_to_end(name)
                 found[source] = _Image(name, tokens, None)
                 continue
-            loaded = await asyncio.to_thread(
-                _loaded, source, fetched.get(source), f"Image {number}", self._max_mb
-            )
+            loaded = await self._load(source, number, fetched)
             url = loaded.url if loaded.header.fits else await self._normalised(loaded)
             left -= len(url) * uses[source]
             if left < 0:
@@ -225,12 +223,11 @@ class Images:
             message = 'Send {"image": ...} or {"images": [...]}: addresses, data: URLs or base64.'
             raise ApiError(400, message, "invalid_request", param="images")
         fetched = await self.fetch(sources)
-        images = []
+        headers: dict[str, Header] = {}
         for number, source in enumerate(sources, start=1):
-            loaded = await asyncio.to_thread(
-                _loaded, source, fetched.get(source), f"Image {number}", self._max_mb
-            )
-            images.append(_described(number, loaded.header))
+            if source not in headers:
+                headers[source] = (await self._load(source, number, fetched)).header
+        images = [_described(n, headers[source]) for n, source in enumerate(sources, start=1)]
         total = sum(image["tokens"] for image in images)
         return orjson.dumps({"object": "list", "images": images, "tokens": total})
 
@@ -245,6 +242,11 @@ class Images:
         uses = Counter(source for source in sources if _is_web_address(source))
         wanted = [Wanted(source, sources.index(source) + 1, uses[source]) for source in uses]
         return await self._urls.fetch(wanted) if wanted else {}
+
+    async def _load(self, source: str, number: int, fetched: dict[str, bytes]) -> _Loaded:
+        """Decoded, and admitted by its header."""
+        where = f"Image {number}"
+        return await asyncio.to_thread(_loaded, source, fetched.get(source), where, self._max_mb)
 
     async def _normalised(self, loaded: _Loaded) -> str:
         loop = asyncio.get_running_loop()
