@@ -28,17 +28,17 @@ from deploy.models.training.vocabulary import PADDING, token
 from webui.pictures import window_of, windows_along
 
 SCENES = {
-    "single": 0.04,
-    "placed": 0.12,
-    "row": 0.10,
+    "single": 0.09,
+    "placed": 0.15,
+    "row": 0.12,
     # Counting takes long,
-    "scattered": 0.20,
-    "group": 0.28,
+    "scattered": 0.14,
+    "group": 0.20,
     # and so do thirty-six signs in many fonts.
-    "code": 0.14,
+    "code": 0.15,
     "long code": 0.02,
-    "plain": 0.04,
-    "texture": 0.06,
+    "plain": 0.05,
+    "texture": 0.08,
 }
 # What to begin with: enough to learn what colours and shapes are.
 EASY_SCENES = {"single": 0.6, "row": 0.2, "group": 0.15, "plain": 0.05}
@@ -143,7 +143,7 @@ class Talk:
             )
         if kind in ("none", "told"):
             return []
-        two = {"two": 1.0, "text first": 0.35, "large": 0.4}.get(kind, 0.0)
+        two = {"two": 1.0, "text first": 0.5, "large": 0.4}.get(kind, 0.0)
         if rng.random() < two:
             return [*two_scenes(rng)]
         if kind == "large" and rng.random() < 0.35:  # these look most unlike in crops
@@ -376,7 +376,7 @@ class Batches:
         self._rows, self._seed = rows, seed
         self._padding = token(tokenizer, PADDING)
         self._patch = token(tokenizer, "<im_patch>")
-        kinds = {"one": 0.47, "two": 0.2, "none": 0.08, "text first": 0.25}
+        kinds = {"one": 0.4, "two": 0.2, "none": 0.1, "text first": 0.3}
         self._kinds = {kind: share * (1 - large - told - search) for kind, share in kinds.items()}
         self._kinds |= {"large": large, "told": told, "search": search}
         if easy:

@@ -108,7 +108,9 @@ def write_checkpoint(model: StepVl, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_run(run: Path) -> tuple[StepVl, Tokenizer]:
-    """The model of a training run, and its words."""
+    """The model of a training run, or of an exported checkpoint, and its words."""
+    if not (run / "run.pt").exists():
+        return load_checkpoint(run)
     state = torch.load(run / "run.pt", weights_only=True)
     model = StepVl(Sizes(**state["sizes"]))
     model.load_state_dict(state["model"])
@@ -139,9 +141,9 @@ def mean_of(model: StepVl, other: StepVl, part: float) -> StepVl:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="or an exported checkpoint")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--mix", type=Path, help="a later state of the same run")
+    parser.add_argument("--mix", type=Path, help="a later state, with the same words")
     parser.add_argument("--part", type=float, default=0.5, help="its part, 0 to 1")
     options = parser.parse_args()
     model, tokenizer = load_run(options.run)
