@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployments import Webui
+from deployments import Webui, answers
 from pages import SECONDS, open_page, send
 from playwright.sync_api import Page, expect
-from support import png, wait_for
+from support import free_port, png, wait_for
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _page_is_loaded(webui_process: Webui) -> None:
+    """On a busy machine its library takes longer to import than a test would wait."""
+    wait_for(lambda: answers(f"{webui_process.url}/config"), 120, "the page is there")
 
 
 def test_words_show_as_they_come(page: Page, webui: Webui) -> None:
@@ -116,6 +125,69 @@ def test_html_of_the_model_stays_text(page: Page, webui: Webui) -> None:
     expect(page.locator("#talk")).to_contain_text("1 2 3", timeout=10 * SECONDS)
     assert page.evaluate("window.evil") is None
     assert [url for url in asked if not url.startswith((webui.url, "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def canary() -> Iterator[str]:
+    """The address of a server elsewhere, which nobody may ask for anything.
+
+    A connection alone is none: Chromium opens one before it looks whether it may.
+    """
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as server:
+        server.setblocking(False)
+        yield f"127.0.0.1:{port}"
+        asked = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = server.accept()
+                connection.setblocking(False)
+                with connection, contextlib.suppress(BlockingIOError):
+                    asked.append(connection.recv(1000))
+        assert b"".join(asked) == b""
+
+
+EVIL = """
+<img src="x" onerror="window.evil=1"> <svg onload="window.evil=2"><a href="#">a</a></svg>
+<script>window.evil=3</script> <iframe src="javascript:parent.evil=4"></iframe>
+<a href="javascript:window.evil=5">b</a> <form action="http://{0}/f"><input name="c"></form>
+
+[d](javascript:window.evil=6) [e](JaVaScRiPt:window.evil=7) [f](data:text/html,<b>g</b>)
+[h](vbscript:x) [i](https://example.com/)
+
+![j](http://{0}/x.png) ![k](//{0}/x.png) <img src="http://{0}/y.png"> <video src="//{0}/v"></video>
+<link rel="stylesheet" href="http://{0}/z.css"> <div style="background:url(http://{0}/w)">l</div>
+<meta http-equiv="refresh" content="0; url=http://{0}/m">
+
+The end.
+"""
+HANDLERS = """talk => [...talk.querySelectorAll("*")].flatMap(
+    element => element.getAttributeNames().filter(name => name.startsWith("on")))"""
+LINKS = """talk => [...talk.querySelectorAll("a")].flatMap(link => link.getAttributeNames().filter(
+    name => name.endsWith("href")).map(name => link.getAttribute(name)))"""
+
+
+@pytest.mark.fault(25, "nothing of it runs, no link leads to a script, nobody is called")
+def test_what_the_model_writes_neither_runs_nor_calls(
+    page: Page, webui: Webui, canary: str
+) -> None:
+    """HTML, links and pictures in an answer, as a picture with a hidden text could dictate them."""
+    webui.engine.script(says=[EVIL.format(canary), "Good again."])
+    open_page(page, webui.url)
+    send(page, "say it")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("The end.", timeout=20 * SECONDS)
+    expect(talk.get_by_role("link", name="i", exact=True)).to_be_visible()
+    assert set(talk.evaluate(LINKS)) <= {"https://example.com/", "#"}
+    assert talk.evaluate(HANDLERS) == []
+    assert talk.locator("script, iframe, link, meta").count() == 0
+    send(page, "and now")
+    expect(talk).to_contain_text("Good again.", timeout=20 * SECONDS)
+    assert page.evaluate("window.evil") is None
+    for form in talk.locator("form").all():
+        with page.expect_console_message(lambda said: "form-action" in said.text):
+            form.evaluate("form => form.submit()")  # as a reader would who believes it
+    assert page.url.startswith(webui.url)
 
 
 def test_refusal_of_the_engine_keeps_the_draft(page: Page, webui: Webui) -> None:

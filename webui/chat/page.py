@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import processing_utils
 
 from webui.chat.conversation import Conversation, chatbot_messages
 from webui.chat.session import ChatSession, finished
@@ -155,7 +156,19 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
     page.queue(max_size=WAITING_ANSWERS, api_open=False)
     # An idle queue would look for work a thousand times a second, in the API's own thread.
     page._queue.sleep_when_free = QUEUE_SLEEP_S
+    _take_only_uploads(page)
     return page
+
+
+def _take_only_uploads(page: Any) -> None:
+    """A visitor's question may name a file or an address where the page would name an upload."""
+    # gradio checks where a file lies only if it believes that it was started, not mounted.
+    page.has_launched = True
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
+
+
+async def _fetch_nothing(_url: str, **_: Any) -> str:
+    raise gr.Error("Attach the picture itself, not its address.")
 
 
 def build_app(session: ChatSession, settings: Settings) -> FastAPI:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import orjson
 
 from webui.gateway.answers import AnswerEvents
 from webui.gateway.cache import AnswerCache, cache_key, cacheable
 from webui.gateway.context import Context
-from webui.gateway.documents import encoded, parsed
+from webui.gateway.documents import encoded
 from webui.gateway.errors import wrong
 from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
@@ -88,7 +89,7 @@ class Chat:
             if answer is not None:
                 self._cache.put(key, encoded(answer))
         else:
-            await exchange.send_json(encoded(form.whole(parsed(kept))))
+            await exchange.send_json(encoded(form.whole(orjson.loads(kept))))
 
     async def _ask(
         self, request: ChatRequest, exchange: Exchange, form: Form
@@ -178,7 +179,10 @@ class Chat:
             return await self._whole.open(request.without_thought())
 
         try:
-            await self._relay.forward_answer(response, events, form.events(), again, exchange.send)
+            error = await self._relay.forward_answer(
+                response, events, form.events(), again, exchange.send
+            )
+            exchange.code = error.code if error else ""
         finally:
             exchange.count(events.used)
             # A stream that broke off has told nothing of it.
