@@ -45,6 +45,11 @@ OWNED_ENGINE_OPTIONS: Mapping[str, str] = {
 ONE_SOURCE = "write exactly one of folder and hub_id"
 SAME_PORTS = "engine.port and webui.port are the same; give each its own"
 
+# Each keeper of a stop waits this much longer, in seconds, than the one below it: the WebUI's is
+# supervisord; the engine's are its parent and then supervisord.
+WEBUI_STOP_MARGIN_S = 3
+ENGINE_STOP_MARGIN_S = 2
+
 Thoughtful = Literal["low", "auto", "high"]
 THINKING_TOKENS: Mapping[Thoughtful, int] = {"low": 512, "auto": 4096, "high": 16384}
 # With these endings a name chooses how much the model thinks.
@@ -134,9 +139,39 @@ class EngineConfig(_Section):
     start_timeout_s: Annotated[Seconds, Field(gt=0)] = Field(
         default=1800.0, description="Seconds from start to ready; a slower start is begun anew."
     )
-    stop_timeout_s: Annotated[Seconds, Field(ge=5)] = Field(
+    stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=30.0, description="Seconds that running requests get to finish at a stop."
     )
+    stalled_after_s: Annotated[Seconds, Field(ge=20)] = Field(
+        default=30.0,
+        description="Seconds without progress on requests after which /readyz says so.",
+    )
+    hung_after_s: Annotated[Seconds, Field(ge=30)] = Field(
+        default=120.0, description="Seconds without progress after which vLLM is restarted."
+    )
+    memory_timeout_s: Annotated[Seconds, Field(gt=0)] = Field(
+        default=120.0, description="Seconds to wait for GPU memory that something else holds."
+    )
+    crash_limit: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3, description="After so many crashes without a good run it is not started again."
+    )
+    good_run_s: Annotated[Seconds, Field(gt=0)] = Field(
+        default=600.0, description="Seconds of being ready that make a run good."
+    )
+
+    @property
+    def stop_wait_s(self) -> float:
+        """When supervisord kills it; by then its parent has killed what did not stop."""
+        return self.stop_timeout_s + 2 * ENGINE_STOP_MARGIN_S
+
+    @model_validator(mode="after")
+    def _is_told_before_it_is_ended(self) -> Self:
+        if self.stalled_after_s >= self.hung_after_s:
+            raise ValueError(
+                f"stalled_after_s ({self.stalled_after_s:g}) must be less than hung_after_s"
+                f" ({self.hung_after_s:g})"
+            )
+        return self
 
     @field_validator("options")
     @classmethod
@@ -218,7 +253,21 @@ class WebuiConfig(_Section):
         description="Send white space before a slow answer without stream, so nobody cuts it off.",
     )
     stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
-        default=10.0, description="Seconds that open answers get to finish at a stop."
+        default=8.0, description="Seconds that open answers get to finish at a stop."
+    )
+
+    @property
+    def stop_wait_s(self) -> float:
+        """When supervisord kills it."""
+        return self.stop_timeout_s + WEBUI_STOP_MARGIN_S
+
+
+class ServiceConfig(_Section):
+    """All of it together."""
+
+    stop_limit_s: Annotated[Seconds, Field(gt=0)] | None = Field(
+        default=None,
+        description="Seconds after which something outside kills all: docker stop -t and the like.",
     )
 
 
@@ -239,6 +288,7 @@ class DeployConfig(_Section):
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     webui: WebuiConfig = WebuiConfig()
+    service: ServiceConfig = ServiceConfig()
     logs: LogsConfig = LogsConfig()
 
     @field_validator("*", mode="before")
@@ -251,6 +301,19 @@ class DeployConfig(_Section):
     def _ports_differ(self) -> Self:
         if self.engine.port == self.webui.port:
             raise ValueError(SAME_PORTS)
+        return self
+
+    @model_validator(mode="after")
+    def _stops_before_it_is_killed(self) -> Self:
+        """First the WebUI stops, then the engine, and then whatever is outside may kill."""
+        limit = self.service.stop_limit_s
+        webui, engine = self.webui.stop_wait_s, self.engine.stop_wait_s
+        if limit is not None and webui + engine > limit:
+            raise ValueError(
+                f"a stop may take {webui + engine:g} s, more than service.stop_limit_s ({limit:g}):"
+                f" webui.stop_timeout_s and {WEBUI_STOP_MARGIN_S} more, then engine.stop_timeout_s"
+                f" and {2 * ENGINE_STOP_MARGIN_S} more; lower them, or raise it"
+            )
         return self
 
 

@@ -1,11 +1,12 @@
-"""What vLLM's log lines mean: how far a start is, and why one failed. Standard library only."""
+"""What vLLM's log lines mean for a start: how far it is. Standard library only."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
+
+from launcher.engine_causes import Cause, cause_of
 
 STARTING = "starting"
 LOADING = "loading"
@@ -26,73 +27,15 @@ _PHASES: tuple[tuple[str, str, str], ...] = (
     ("Application startup complete", SERVING, "opening the port"),
 )
 
-# A pattern in the log, and what to tell the person: cause and fix.
-_CAUSES: tuple[tuple[str, str], ...] = (
-    (
-        r"CUDA out of memory|OutOfMemoryError|Free memory on device .* is less than desired",
-        "out of GPU memory: lower gpu-memory-utilization or max-model-len in engine.options,"
-        " or end what else uses the card (nvidia-smi)",
-    ),
-    (
-        r"No available memory for the cache blocks|larger than the maximum number of tokens"
-        r"|KV cache is needed.*larger than the available KV cache memory",
-        "no memory left for the KV cache: lower max-model-len in engine.options",
-    ),
-    (
-        r"Address already in use|\[Errno 98\]",
-        "its port is taken: write another engine.port, or end the program that holds it",
-    ),
-    (
-        r"unrecognized arguments?: (?P<what>.*)",
-        "vLLM does not know {what}; correct engine.options",
-    ),
-    (
-        r"error: argument (?P<what>-.*)",
-        "vLLM refused an option, {what}; correct engine.options",
-    ),
-    (r"No space left on device", "the disk is full: free some space"),
-    (
-        r"LocalEntryNotFoundError|Failed to resolve|couldn't connect to|offline mode is enabled",
-        "the model could not be downloaded: check the network, or set HF_ENDPOINT to a mirror"
-        " under engine.environment",
-    ),
-    (
-        r"GatedRepoError|RepositoryNotFoundError|is not a valid model identifier",
-        "the hub does not have this model: check model.hub_id",
-    ),
-    (
-        r"SafetensorError|Error while deserializing header",
-        "a weights file is damaged: fetch it again",
-    ),
-    (r"MemoryError|Cannot allocate memory", "out of memory: lower VLLM_CPU_KVCACHE_SPACE"),
-)
-
-_CAUSE_PATTERNS = tuple((re.compile(pattern), text) for pattern, text in _CAUSES)
-_ERROR_LINE = re.compile(r"(?:^|\s)(?:[A-Za-z_.]*(?:Error|Exception)|ERROR|error)\b[: ]")
-_ROUTINE = re.compile(r"^(?:\([^)]*\)\s*)?(?:DEBUG|INFO|WARNING)[: ]")
-_PREFIX = re.compile(r"^(?:\([^)]*\)\s*)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
-
 
 @dataclass(frozen=True)
 class Phase:
-    """How far a start is: a name, and the words for people."""
+    """How far a start is: a name, the words for people, and how many parts of the weights."""
 
     name: str
     message: str
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a run ended: words with the fix, and the log's own line."""
-
-    message: str
-    evidence: str
-    known: bool = False
-
-    @property
-    def permanent(self) -> bool:
-        """Whether starting again, with nothing changed, would end the same way for certain."""
-        return "correct engine.options" in self.message
+    shards: tuple[int, int] | None = None
+    """Those that are loaded, and all."""
 
 
 class EngineLog:
@@ -122,27 +65,9 @@ class EngineLog:
 def phase_of(line: str) -> Phase | None:
     """The phase that a line announces, if any."""
     if match := _SHARDS.search(line):
-        done, total = match.groups()
-        return Phase(LOADING, f"loading the model: part {done} of {total}")
+        done, total = map(int, match.groups())
+        return Phase(LOADING, f"loading the model: part {done} of {total}", (done, total))
     for text, name, message in _PHASES:
         if text in line:
             return Phase(name, message)
     return None
-
-
-def cause_of(lines: Iterable[str]) -> Cause | None:
-    """A known cause with its fix, else the last line that looks like an error, else None."""
-    # Routine lines hold anything, the words of requests included; none of them is a cause.
-    lines = [line for line in lines if not _ROUTINE.match(line)]
-    for line in lines:
-        for pattern, text in _CAUSE_PATTERNS:
-            if match := pattern.search(line):
-                what = (match.groupdict().get("what") or "").strip()
-                return Cause(text.format(what=what), _bare(line), known=True)
-    errors = [line for line in lines if _ERROR_LINE.search(line) and "Traceback" not in line]
-    return Cause(_bare(errors[-1]), _bare(errors[-1])) if errors else None
-
-
-def _bare(line: str) -> str:
-    """A log line without process, time and source."""
-    return _PREFIX.sub("", line).strip()[:500]

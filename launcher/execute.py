@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import NoReturn
 
 from launcher.config import load_config
-from launcher.engine import EX_CONFIG, StateFile
+from launcher.engine_causes import OPTIONS, Cause
+from launcher.engine_preparation import EX_CONFIG
+from launcher.engine_state import StateFile
 from launcher.errors import LauncherError
 from launcher.host_checks import listen_problem
+from launcher.leftovers import UNDER_SUPERVISORD, end_with_parent
 from launcher.lifecycle import check_model
 from launcher.paths import Paths
-from launcher.programs import ENGINE, WEBUI, Process, engine_process, webui_process
+from launcher.programs import WEBUI, Process, engine_process, webui_process
 from launcher.selection import select_config
 
 
@@ -43,7 +47,7 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
         # Otherwise the page and `status` would go on telling what an earlier engine did. The
         # reason may hold paths, so it is for this machine's own commands only.
         words = "the engine cannot be started as it is configured; its log says why"
-        StateFile(paths.engine_state).write("failed", words, evidence=str(error))
+        StateFile(paths.engine_state).fail(Cause(OPTIONS, words, evidence=str(error)))
         raise
     _become(process)
 
@@ -52,7 +56,6 @@ def _engine(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
     check_model(settings, selected.path)
-    _require_listen(ENGINE, "127.0.0.1", settings.engine.port)
     return engine_process(settings, selected.path, paths)
 
 
@@ -60,18 +63,17 @@ def _webui(paths: Paths, config: str | None, host: str | None, port: int | None)
     selected = select_config(config, paths)
     settings = load_config(selected.path)
     listen_on = (host or settings.webui.host, port or settings.webui.port)
-    _require_listen(WEBUI, *listen_on)
+    if (problem := listen_problem(*listen_on)) is not None:
+        raise CannotStartError(f"{WEBUI}: {problem}")
     process = webui_process(settings, selected.path, paths, *listen_on)
-    if os.environ.get("SUPERVISOR_PROCESS_NAME") != WEBUI:
+    if os.environ.get(UNDER_SUPERVISORD) != WEBUI:
         # One started by hand beside the service must not pass for the service's own.
         process.env.pop("WEBUI_ADDRESS_FILE")
     return process
 
 
-def _require_listen(name: str, host: str, port: int) -> None:
-    if (problem := listen_problem(host, port)) is not None:
-        raise CannotStartError(f"{name}: {problem}")
-
-
 def _become(process: Process) -> NoReturn:
+    if UNDER_SUPERVISORD in os.environ:
+        # Nobody would stop it later, and nobody would read what it says. This outlives exec.
+        end_with_parent(signal.SIGTERM)
     os.execvpe(process.argv[0], process.argv, {**os.environ, **process.env})  # noqa: S606

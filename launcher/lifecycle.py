@@ -8,16 +8,16 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import distributions
 from pathlib import Path
-
-import psutil
 
 from launcher.checkpoint import problems_of
 from launcher.config import DeployConfig, load_config
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
+from launcher.leftovers import kill_all, tag_of, tagged, wake
 from launcher.paths import Paths
 from launcher.programs import (
     ENGINE,
@@ -33,6 +33,10 @@ from launcher.supervisord import RUNNING, STARTING, ProgramState, Supervisord
 from launcher.terminal import ProgressLine, say, warn
 
 WEBUI_START_S = 60.0
+KILL_LIMIT_S = 10.0
+LEFTOVERS_POLL_S = 0.1
+PORT_PATIENCE_S = 2.0
+WEBUI_LEAVES_S = 10.0
 PUBLIC_HOSTS = {"0.0.0.0", "::"}  # noqa: S104  (compared with, not listened on)
 
 
@@ -51,16 +55,45 @@ def check_model(config: DeployConfig, config_path: Path) -> None:
         )
 
 
-def _is_ours(port: int, supervisord: Supervisord) -> bool:
-    """Whether a port is held by a program of this very supervisord."""
-    if not supervisord.is_running():
-        return False
-    ours = {p.pid for p in psutil.Process(supervisord.pid()).children(recursive=True)}
+def _programs_of(paths: Paths) -> set[int]:
+    """Every process that a supervisord of this installation started, and what came of them."""
+    return tagged([tag_of(paths.run, name) for name in (ENGINE, WEBUI)], under_supervisord=True)
+
+
+def _is_ours(port: int, paths: Paths) -> bool:
+    """Whether a port is held by this installation's service."""
     holders = holders_of(port)
-    return bool(holders) and holders <= ours
+    return bool(holders) and holders <= _programs_of(paths)
 
 
-def check_ports(config: DeployConfig, supervisord: Supervisord) -> None:
+def _wake_all(supervisord: Supervisord, paths: Paths) -> None:
+    """Let what was stopped (SIGSTOP, Ctrl-Z) run on; until then nothing of it would answer."""
+    own = supervisord.process()
+    for pid in wake([*([own.pid] if own else []), *_programs_of(paths)]):
+        say(f"Process {pid} had been stopped; it runs on.")
+
+
+def _end_leftovers(paths: Paths, patience_s: float) -> bool:
+    """End what outlived a supervisord that was killed; False where there is nothing.
+
+    The kernel has told the programs. A WebUI with open streams may take so many seconds to end them
+    properly.
+
+    Raises:
+        LauncherError: something cannot be ended.
+    """
+    webui, deadline = tag_of(paths.run, WEBUI), time.monotonic() + patience_s
+    while tagged([webui], under_supervisord=True) and time.monotonic() < deadline:
+        time.sleep(LEFTOVERS_POLL_S)
+    killed, left = kill_all(lambda: _programs_of(paths), KILL_LIMIT_S)
+    if left:
+        raise LauncherError(f"processes {sorted(left)} of an earlier start cannot be ended")
+    if killed:
+        say(f"Ended what an earlier supervisord had left: processes {sorted(killed)}")
+    return bool(killed)
+
+
+def check_ports(config: DeployConfig, paths: Paths) -> None:
     """Refuse to start beside a foreign program.
 
     Raises:
@@ -72,13 +105,16 @@ def check_ports(config: DeployConfig, supervisord: Supervisord) -> None:
     ]
     if "--port" in start_script_options():  # a --port in there wins, and `exec` looks at that one
         wanted = wanted[1:]
-    problems = [
+    deadline = time.monotonic() + PORT_PATIENCE_S
+    while problems := [
         f"{key}: {problem}; end that process or write another {key}"
         for key, host, port in wanted
-        if (problem := listen_problem(host, port)) and not _is_ours(port, supervisord)
-    ]
-    if problems:
-        raise LauncherError("\n  ".join(problems))
+        if (problem := listen_problem(host, port)) and not _is_ours(port, paths)
+    ]:
+        # A program of ours that is just ending still holds its port, and says no more whose it is.
+        if time.monotonic() > deadline:
+            raise LauncherError("\n  ".join(problems))
+        time.sleep(LEFTOVERS_POLL_S)
 
 
 @contextmanager
@@ -114,10 +150,11 @@ def _is_alive(program: ProgramState) -> bool:
     return program.state in {RUNNING, STARTING}
 
 
-def _start_programs(supervisord: Supervisord, paths: Paths) -> None:
+def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
     """Bring every program up, with the traces of an earlier failure removed."""
     paths.engine_crashes.unlink(missing_ok=True)
     if not supervisord.is_running():
+        _end_leftovers(paths, patience_s)
         paths.engine_state.unlink(missing_ok=True)
         supervisord.ensure_running()
         return
@@ -160,16 +197,17 @@ def up(given: str | None, *, detach: bool) -> int:
     config = load_config(selection.path)
     supervisord = Supervisord(paths)
     check_model(config, selection.path)
+    _wake_all(supervisord, paths)
     if supervisord.stopping():
         say("Waiting until what ran before has stopped.")
         supervisord.wait_until_stopped(_stop_limit(paths))
     refuse_other_config(selection.path, paths, supervisord)
-    check_ports(config, supervisord)
+    check_ports(config, paths)
     check_keys(config, paths)
     _warn_of_idle_gpu()
     with _alone(paths):
         write_files(config, selection.path, paths)
-        _start_programs(supervisord, paths)
+        _start_programs(supervisord, paths, config.webui.stop_wait_s)
     if detach:
         say("Started; `launch status` tells when it is ready.")
         return 0
@@ -200,9 +238,12 @@ def down() -> int:
     """Stop both programs and supervisord, and wait until all is gone."""
     paths = Paths.from_environ()
     supervisord = Supervisord(paths)
+    _wake_all(supervisord, paths)
     if supervisord.is_running():
         supervisord.shut_down(timeout=_stop_limit(paths))
-    elif not supervisord.wait_until_stopped(_stop_limit(paths)):
+    elif not (
+        supervisord.wait_until_stopped(_stop_limit(paths)) or _end_leftovers(paths, WEBUI_LEAVES_S)
+    ):
         say("Nothing is running.")
         return 0
     say("Stopped.")
@@ -226,6 +267,7 @@ def restart(name: str) -> int:
     paths, began = Paths.from_environ(), time.time()
     supervisord = Supervisord(paths)
     config = load_config(select_config(None, paths).path)
+    _wake_all(supervisord, paths)
     supervisord.stop(name)
     paths.engine_crashes.unlink(missing_ok=True)
     supervisord.start(name)
@@ -258,8 +300,15 @@ def status(*, as_json: bool) -> int:
     ]
     if as_json:
         active = active_config(paths)
-        document = {"ready": ready, "config": str(active) if active else None, "programs": rows}
+        document = {
+            "ready": ready,
+            "config": str(active) if active else None,
+            "engine": asdict(engine) if engine else None,
+            "programs": rows,
+        }
         say(json.dumps(document, ensure_ascii=False))
+    elif not rows and supervisord.is_stopped():
+        say("supervisord has been stopped (SIGSTOP); `launch up` lets it run on.")
     elif not rows and supervisord.stopping():
         say("Stopping.")
     elif not rows:

@@ -75,6 +75,11 @@ class Paths:
         return self.run / "engine-crashes.json"
 
     @property
+    def engine_lock(self) -> Path:
+        """Held by the engine's parent for as long as it lives."""
+        return self.run / "engine.lock"
+
+    @property
     def active_config(self) -> Path:
         """Holds the path of the YAML in use, as ``up``, ``render`` or ``install`` left it."""
         return self.run / "config-path"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from launcher.config import THINKING_TOKENS, DeployConfig
+from launcher.config import ENGINE_STOP_MARGIN_S, THINKING_TOKENS, DeployConfig, option_name
+from launcher.engine_preparation import Settings
+from launcher.leftovers import TAG, tag_of
 from launcher.paths import ROOT, Paths
 
 ENGINE = "vllm"
@@ -27,8 +30,8 @@ START_SCRIPT = ROOT / "start-webui-service.sh"
 # An allow-list no host matches: an empty one would allow every host.
 NO_MEDIA_DOMAIN = "media.invalid"
 
-# Each keeper of a stop waits this much longer, in seconds, than the one below it.
-STOP_MARGIN_S = 5
+# vLLM's own default of --gpu-memory-utilization.
+GPU_SHARE = 0.92
 
 
 @dataclass(frozen=True)
@@ -87,25 +90,53 @@ def model_location(config: DeployConfig, config_path: Path) -> str:
 def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Process:
     """The engine's parent, which starts vLLM and watches it (:mod:`launcher.engine`)."""
     engine = config.engine
+    settings = engine_settings(config, paths)
     # The console script of the CPU wheel looks for another distribution's metadata and fails.
     vllm = engine.command or [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     argv = [
-        *(sys.executable, "-P", "-m", "launcher.engine"),
-        *("--state", str(paths.engine_state), "--crashes", str(paths.engine_crashes)),
-        *("--port", str(engine.port), "--start-timeout", str(engine.start_timeout_s)),
-        *("--stop-timeout", str(engine.stop_timeout_s + STOP_MARGIN_S), "--"),
+        *(sys.executable, "-P", "-m", "launcher.engine", settings.as_argument()),
         *vllm,
         *("--model", model_location(config, config_path)),
         *("--served-model-name", *config.model.names),
         *("--host", "127.0.0.1", "--port", str(engine.port)),
         *("--allowed-media-domains", NO_MEDIA_DOMAIN),
         *("--shutdown-timeout", str(round(engine.stop_timeout_s))),
+        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
+        *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
         *engine_arguments(engine.options),
     ]
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    # vLLM's processes name themselves, which would otherwise overwrite the tag they are known by.
+    env |= {TAG: tag_of(paths.run, ENGINE), "SPT_NOENV": "1"}
     if config.model.folder is not None:
         env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
     return Process(tuple(argv), env | engine.environment)
+
+
+def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
+    """What the engine's parent is told."""
+    engine = config.engine
+    options = {option_name(key): value for key, value in engine.options.items()}
+    share = options.get("gpu-memory-utilization")
+    parallel = [options.get(f"{kind}-parallel-size") for kind in ("tensor", "pipeline", "data")]
+    return Settings(
+        state=str(paths.engine_state),
+        crashes=str(paths.engine_crashes),
+        lock=str(paths.engine_lock),
+        webui=str(paths.webui_address),
+        webui_tag=tag_of(paths.run, WEBUI),
+        port=engine.port,
+        model=config.model.names[0],
+        start_timeout=engine.start_timeout_s,
+        stop_timeout=engine.stop_timeout_s + ENGINE_STOP_MARGIN_S,
+        stalled_after=engine.stalled_after_s,
+        hung_after=engine.hung_after_s,
+        crash_limit=engine.crash_limit,
+        good_run=engine.good_run_s,
+        memory_timeout=engine.memory_timeout_s,
+        gpu_share=share if isinstance(share, (int, float)) else GPU_SHARE,
+        gpu_count=math.prod(size for size in parallel if isinstance(size, int)),
+    )
 
 
 def checkpoint_stamp(config: DeployConfig, config_path: Path) -> str:
@@ -150,6 +181,7 @@ def webui_process(
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        TAG: tag_of(paths.run, WEBUI),
     }
     return Process((sys.executable, "-P", "-m", "webui"), env)
 
@@ -180,7 +212,7 @@ def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[
             # A taken port or a broken environment shows within 3 s.
             startsecs=3,
             startretries=3,
-            stopwaitsecs=round(config.webui.stop_timeout_s) + STOP_MARGIN_S,
+            stopwaitsecs=math.ceil(config.webui.stop_wait_s),
             fingerprint=_fingerprint(webui_settings, start_script_options()),
         ),
         Program(
@@ -190,11 +222,12 @@ def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[
             # Mistakes that a retry cannot mend (port, checkpoint, options file) show within 5 s;
             # loading takes longer and is watched by the engine's parent, not by supervisord.
             startsecs=5,
-            # So a start that ends within startsecs is FATAL at once. Crashes after that are
-            # restarted, and counted by the parent, which gives up with an early exit.
-            startretries=0,
+            # An end within startsecs is tried again after 1 and after 2 s, in case somebody killed
+            # it, and is FATAL then. Crashes are counted by the parent, which ends that early when
+            # it gives up.
+            startretries=2,
             # vLLM drains, then its parent kills what is left; only then would supervisord kill.
-            stopwaitsecs=round(config.engine.stop_timeout_s) + 3 * STOP_MARGIN_S,
+            stopwaitsecs=math.ceil(config.engine.stop_wait_s),
             fingerprint=_fingerprint(engine_process(config, config_path, paths)),
         ),
     ]

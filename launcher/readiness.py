@@ -31,6 +31,10 @@ class EngineState:
     message: str
     evidence: str
     changed_at: float
+    cause: dict[str, str] | None = None
+    """Why it failed, or why the run before this one ended: ``code``, ``message``, ``fix``."""
+    shards: dict[str, int] | None = None
+    """Of the weights: ``done`` and ``total``."""
 
     @property
     def is_ready(self) -> bool:
@@ -73,6 +77,8 @@ def read_engine_state(paths: Paths) -> EngineState | None:
         message=str(document.get("message")),
         evidence=str(document.get("evidence", "")),
         changed_at=float(document.get("changed_at", 0)),
+        cause=document.get("cause"),
+        shards=document.get("shards"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -53,10 +53,13 @@ def sample_yaml(profile: Profile) -> str:
 
 
 def _type_name(field: FieldInfo) -> str:
-    schema = getattr(field.annotation, "__name__", None) or str(field.annotation)
+    annotation: Any = field.annotation
+    schema = str(annotation) if get_args(annotation) else annotation.__name__
     names = {"str": "text", "int": "number", "float": "seconds", "bool": "true or false"}
     if schema in names:
         return names[schema]
+    if "float" in schema:
+        return "seconds"
     if "list" in schema:
         return "list"
     return "map" if "dict" in schema else "text"

@@ -17,6 +17,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from launcher.errors import LauncherError
+from launcher.leftovers import state_of
 from launcher.paths import Paths
 
 START_TIMEOUT_S = 15.0
@@ -63,8 +64,24 @@ class Supervisord:
                 f"nothing is running here ({error.__class__.__name__}); `launch up` starts it"
             ) from None
 
+    def process(self) -> psutil.Process | None:
+        """Its process, whatever state it is in; None if there is none."""
+        process = _process_in(self._paths.pidfile)
+        try:
+            ours = process and str(self._paths.supervisord_conf) in process.cmdline()
+        except psutil.Error:
+            return None
+        return process if ours else None
+
+    def is_stopped(self) -> bool:
+        """Whether it has been stopped (SIGSTOP): it is there, and would answer nothing."""
+        process = self.process()
+        return process is not None and state_of(process.pid) == "T"
+
     def is_running(self) -> bool:
         """Whether it answers and takes orders. One that is stopping answers, but takes none."""
+        if self.is_stopped():
+            return False
         try:
             self._rpc().getPID()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
@@ -77,7 +94,7 @@ class Supervisord:
             self._rpc().getPID()
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == _SHUTDOWN_STATE:
-                return _process_in(self._paths.pidfile)
+                return self.process()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             pass
         return None

@@ -13,6 +13,8 @@ from launcher.errors import LauncherError
 from launcher.paths import ROOT
 from launcher.terminal import say
 
+# What every attack and fault met; written by a run of all tests.
+FAULT_REPORT = ROOT / "docs" / "fault-report.md"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -67,7 +69,8 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
     failed = [" ".join(check) for check in checks if _run(check, environ) != 0]
     if failed:  # said before pytest, whose summary must come last
         say(f"FAILED: {'; '.join(failed)}. The tests run all the same.")
-    status = _run(["pytest", *pytest_arguments], environ)
+    report = [] if pytest_arguments else ["--fault-report", str(FAULT_REPORT)]
+    status = _run(["pytest", *pytest_arguments, *report], environ)
     return status or (1 if failed else 0)
 
 

@@ -18,6 +18,9 @@ from launcher.host_checks import gpus
 from launcher.paths import Paths
 from launcher.supervisord import Supervisord
 
+# For a table of faults, and to test what makes it.
+pytest_plugins = ["fault_report", "pytester"]
+
 # The same examples every time where a failure must mean a change; new ones on a person's machine.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

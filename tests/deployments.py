@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from support import free_port, wait_for
 
@@ -64,6 +66,58 @@ class Deployment:
     def script(self, **script: Any) -> None:
         """How the stand-in behaves from its next start on."""
         self.edit("engine", environment={"FAKE_VLLM": json.dumps(script)})
+
+
+def states(deployment: Deployment) -> dict[str, str]:
+    """What plain ``supervisorctl status`` prints."""
+    lines = deployment.ctl("status").stdout.splitlines()
+    return {line.split()[0]: line.split()[1] for line in lines}
+
+
+def status(deployment: Deployment) -> dict[str, Any]:
+    """``launch status --json`` with the programs by name."""
+    document = json.loads(deployment.launch("status", "--json").stdout)
+    return {**document, "programs": {p["name"]: p for p in document["programs"]}}
+
+
+def pids(deployment: Deployment) -> dict[str, int]:
+    return {name: p["pid"] for name, p in status(deployment)["programs"].items()}
+
+
+def own_processes(deployment: Deployment) -> list[psutil.Process]:
+    """Every process that carries this installation's home in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            home = process.environ().get("STEP3VL_HOME")
+            ours = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        if ours and home == str(deployment.home):
+            found.append(process)
+    return found
+
+
+def get(url: str) -> tuple[int, Any, Any]:
+    """Status, headers and parsed body, errors included."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, response.headers, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, json.load(error)
+
+
+def engine_child(deployment: Deployment) -> psutil.Process:
+    """The stand-in engine itself, below its parent."""
+    [child] = psutil.Process(pids(deployment)["vllm"]).children()
+    return child
+
+
+def get_quietly(url: str) -> int:
+    try:
+        return get(url)[0]
+    except OSError:
+        return 0
 
 
 @dataclass

@@ -14,7 +14,7 @@ import aiohttp
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from webui.engine_status import EngineProbe
 from webui.gateway.api import Gateway
 from webui.gateway.cache import AnswerCache
 from webui.gateway.chat import Chat
-from webui.gateway.errors import ApiError, engine_unavailable, unexpected
+from webui.gateway.errors import ApiError, engine_unavailable, shutting_down, unexpected
 from webui.gateway.exchange import address_of
 from webui.gateway.image_urls import ImageUrls
 from webui.gateway.images import Images, install_secret
@@ -32,6 +32,7 @@ from webui.gateway.relay import Relay
 from webui.guarded_page import GuardedPage
 from webui.health import Health
 from webui.lazy_page import LazyPage
+from webui.neighbour import watch_over
 from webui.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ class Webui:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._session = _engine_session(settings)
-        self._probe = EngineProbe(self._session, settings.upstream, settings.engine_state)
+        self._probe = EngineProbe(
+            self._session, settings.upstream, settings.model, settings.engine_state
+        )
         self._page = LazyPage(self._build_page)
         self._keys = Keys(settings.keys_file, required=settings.require_keys)
         self._metrics = Metrics()
@@ -70,12 +73,16 @@ class Webui:
         chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
         gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
         self._gateway = gateway
+        self._guarded_page = GuardedPage(
+            self._page, self._keys, settings.uploads, settings.max_upload_mb
+        )
         self._routes = Starlette(
             routes=[
                 Route("/livez", health.live),
                 Route("/readyz", health.ready),
+                Route("/startupz", health.started),
                 Route("/metrics", self._show_metrics),
-                Mount("/", GuardedPage(self._page, self._keys, settings.uploads)),
+                Mount("/", self._show_page),
             ],
             exception_handlers={Exception: _unexpected},
             lifespan=self._lifespan,
@@ -91,6 +98,14 @@ class Webui:
     def _unavailable(self) -> ApiError:
         status = self._probe.explanation()
         return engine_unavailable(status.message, status.retry_after)
+
+    async def _show_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._probe.closing:
+            error = shutting_down()
+            headers = {**error.headers, "connection": "close"}
+            await PlainTextResponse(error.message, error.status, headers)(scope, receive, send)
+        else:
+            await self._guarded_page(scope, receive, send)
 
     async def _show_metrics(self, request: Request) -> Response:
         """The gateway's figures and the engine's, under the same keys as the API."""
@@ -112,18 +127,28 @@ class Webui:
         client = connect(self._settings.upstream)
         return build_app(ChatSession(client, self._settings.model, self._probe), self._settings)
 
-    def begin_shutdown(self) -> None:
-        """Let go of idle page connections; API answers may still finish."""
+    async def drain(self) -> None:
+        """Let go of the page's connections and take no more requests. Answers of the API may
+        finish, for ``stop_timeout_s`` or until :meth:`hurry`; those that do not are ended.
+        """
+        self._probe.closing = True
         self._page.close()
+        await self._gateway.drain(self._settings.stop_timeout_s)
+
+    def hurry(self) -> None:
+        """End what :meth:`drain` waits for."""
+        self._gateway.hurry()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         page = asyncio.create_task(self._page.run())
+        watching = asyncio.create_task(watch_over(self._settings.engine_state))
         with _address_file(self._settings):
             yield
-        self.begin_shutdown()
-        page.cancel()
-        await asyncio.gather(page, return_exceptions=True)
+        self._page.close()
+        for task in (page, watching):
+            task.cancel()
+        await asyncio.gather(page, watching, return_exceptions=True)
         self._images.close()
         if self._cache:
             self._cache.close()

@@ -225,6 +225,7 @@ def test_a_url_is_answered_like_its_data(box: Box) -> None:
     assert paths == ["/picture.png"]
 
 
+@pytest.mark.fault(1, "nothing private is dialled, by us or by the engine")
 def test_the_engine_fetches_nothing(box: Box) -> None:
     """An image URL that goes straight to the engine is refused instead of being fetched."""
     engine = openai.OpenAI(base_url=f"{box.engine_url}/v1", api_key="none", max_retries=0)
@@ -242,6 +243,7 @@ def test_ready_and_alive(box: Box) -> None:
             assert response.status == 200
 
 
+@pytest.mark.fault(26, "only the page listens in public; sockets and files are private")
 def test_no_secret_or_setting_shows_in_the_inis_of_supervisord(box: Box) -> None:
     """The rendered file holds fixed commands; the YAML's values are not in it."""
     text = (box.home / "etc" / "supervisord.conf").read_text()
@@ -261,6 +263,7 @@ def test_inspect_says_what_the_engine_counts(box: Box, size: tuple[int, int]) ->
     assert ask(box, [part, asked]).usage.prompt_tokens - text == seen["tokens"]
 
 
+@pytest.mark.fault(7, "400 with a constant message")
 def test_a_damaged_picture_is_refused_and_the_engine_lives(box: Box) -> None:
     """A whole header with half a body: the engine says that it cannot be read."""
     stream = io.BytesIO()

@@ -65,6 +65,8 @@ class Script:
     """Know images by their uuid, once seen with their bytes."""
     delay_s: float = 0.0
     """Before each word."""
+    prefill_s: float = 0.0
+    """Before the first word; the KV cache fills meanwhile."""
     break_after: int | None = None
     """Cut the connection after so many words."""
     break_inside: int | None = None
@@ -75,6 +77,8 @@ class Script:
     """Send something else than JSON after so many words."""
     status: int = 200
     """Anything else: answer with an error of vLLM's shape."""
+    error: str = "as the script says"
+    """Its message."""
 
 
 @dataclass
@@ -96,10 +100,14 @@ class FakeVllm:
         self.seen: list[Seen] = []
         self.images: set[str] = set()
         self.numbers: dict[str, int] = {}
+        self.running = 0
+        self.words = 0
+        self.kv_cache = 0.0
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=200_000_000)
         app.router.add_get("/health", self.health)
+        app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.chat)
@@ -113,6 +121,17 @@ class FakeVllm:
 
     async def health(self, _request: web.Request) -> web.Response:
         return web.Response()
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Those by which the engine's parent sees progress."""
+        figures = {
+            "num_requests_running": self.running,
+            "kv_cache_usage_perc": self.kv_cache,
+            "generation_tokens_total": self.words,
+        }
+        return web.Response(
+            text="".join(f'vllm:{name}{{engine="0"}} {value}\n' for name, value in figures.items())
+        )
 
     async def list_seen(self, _request: web.Request) -> web.Response:
         return web.json_response([asdict(seen) for seen in self.seen])
@@ -164,17 +183,27 @@ class FakeVllm:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         seen = await self._note(request)
+        self.running += 1
         try:
+            await self._prefill()
             response = await self._answer(request, seen.body)
         except (asyncio.CancelledError, ConnectionResetError):
             seen.outcome, seen.ended_at = "aborted", time.time()
             raise
+        finally:
+            self.running -= 1
         seen.outcome, seen.ended_at = "done", time.time()
         return response
 
+    async def _prefill(self) -> None:
+        until = time.monotonic() + self.script.prefill_s
+        while time.monotonic() < until:
+            await asyncio.sleep(min(1.0, self.script.prefill_s))
+            self.kv_cache += 0.001
+
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         if self.script.status != 200:
-            error = {"message": "as the script says", "type": "FakeError", "code": 1, "param": None}
+            error = {"message": self.script.error, "type": "FakeError", "code": 1, "param": None}
             return web.json_response({"error": error}, status=self.script.status)
         if not self.script.budgets and "thinking_token_budget" in body:
             message = "thinking_token_budget is set but reasoning_config is not configured."
@@ -245,6 +274,7 @@ class FakeVllm:
         self, response: web.StreamResponse, delta: dict[str, str], reason: str | None,
         *, ids: bool = False,
     ) -> None:  # fmt: skip
+        self.words += 1
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         await self._write(response, {"choices": [choice | ({"token_ids": [1]} if ids else {})]})
 

@@ -31,3 +31,10 @@ def deployment(home: Path) -> Deployment:
     }
     result.config.write_text(yaml.safe_dump(document))
     return result
+
+
+@pytest.fixture
+def running(deployment: Deployment) -> Deployment:
+    result = deployment.up()
+    assert result.returncode == 0, result.stdout + result.stderr
+    return deployment

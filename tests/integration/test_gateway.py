@@ -80,6 +80,7 @@ def test_what_reaches_the_engine(webui: Webui) -> None:
     assert set(seen["headers"]) <= {"Host", "Content-Type", "Content-Length", "Accept"}
 
 
+@pytest.mark.fault(13, "400 that names the field")
 def test_fields_of_the_engines_own_are_refused(webui: Webui) -> None:
     """What runs templates or names cache entries never gets there; the message names the field."""
     body = json.dumps({"model": "one", "messages": HELLO, "chat_template": "{{ x }}"}).encode()
@@ -146,6 +147,7 @@ def test_stream_comes_word_by_word(webui: Webui) -> None:
     assert all(gap > 0.1 for gap in gaps), gaps
 
 
+@pytest.mark.fault(40, "comments while the model is silent")
 def test_a_silent_stream_is_kept_alive(webui: Webui) -> None:
     """Comments come while the model says nothing, between events; clients do not see them."""
     webui.engine.script(words=3, delay_s=1.3)
@@ -174,6 +176,7 @@ def test_stream_is_marked_for_proxies(webui: Webui) -> None:
     assert b"data: [DONE]" in answer
 
 
+@pytest.mark.fault(36, "the engine stops within a second")
 def test_client_that_leaves_a_stream_stops_the_engine(webui: Webui) -> None:
     """Within a second of a client's leaving, the engine's request is aborted."""
     webui.engine.script(words=1000, delay_s=0.05)
@@ -185,6 +188,7 @@ def test_client_that_leaves_a_stream_stops_the_engine(webui: Webui) -> None:
     assert seen["ended_at"] - left < 1.0
 
 
+@pytest.mark.fault(36, "the engine stops within a second")
 def test_client_that_leaves_before_the_answer_stops_the_engine(webui: Webui) -> None:
     """The same without streaming: nothing has been sent yet, and the work ends all the same."""
     webui.engine.script(words=100, delay_s=0.1)
@@ -199,6 +203,7 @@ def aborted(webui: Webui) -> list[dict[str, Any]]:
     return [seen for seen in webui.engine.seen() if seen["outcome"] == "aborted"]
 
 
+@pytest.mark.fault(37, "a last event that says why, and [DONE]")
 def test_engine_that_dies_mid_stream_ends_it_with_an_error(webui: Webui) -> None:
     """A broken stream ends with a typed event and [DONE]; it never looks finished."""
     webui.engine.script(break_after=3)
@@ -207,6 +212,7 @@ def test_engine_that_dies_mid_stream_ends_it_with_an_error(webui: Webui) -> None
     assert caught.value.code == "engine_restarted"
 
 
+@pytest.mark.fault(37, "a last event that says why, and [DONE]")
 @pytest.mark.parametrize("fault", ["break_inside", "garbage_after"])
 def test_half_an_event_is_not_passed_on(webui: Webui, fault: str) -> None:
     """The error follows the last whole event."""
@@ -224,6 +230,7 @@ def test_half_an_event_is_not_passed_on(webui: Webui, fault: str) -> None:
     assert done == "data: [DONE]"
 
 
+@pytest.mark.fault(37, "a last event that says why, and [DONE]")
 def test_engine_that_stalls_mid_stream_ends_it_with_an_error(webui: Webui) -> None:
     """Silence beyond the limit is an error of its own kind."""
     webui.engine.script(stall_after=3)
@@ -232,6 +239,7 @@ def test_engine_that_stalls_mid_stream_ends_it_with_an_error(webui: Webui) -> No
     assert caught.value.code == "upstream_stalled"
 
 
+@pytest.mark.fault(37, "502")
 def test_engine_that_dies_without_an_answer_is_a_502(webui: Webui) -> None:
     """A lost request says that it may be sent again."""
     webui.engine.script(break_after=0, words=2)
@@ -247,6 +255,7 @@ def test_errors_of_the_engine_come_through(webui: Webui) -> None:
         ask(webui)
 
 
+@pytest.mark.fault(17, "400 or 404; the engine is asked nothing")
 @pytest.mark.parametrize(
     "path",
     [
@@ -278,6 +287,8 @@ def test_wrong_method_says_which_is_right(webui: Webui) -> None:
     assert (status, headers["allow"], body["error"]["code"]) == (405, "POST", "method_not_allowed")
 
 
+@pytest.mark.fault(8, "413 for bytes")
+@pytest.mark.fault(39, "413, unread")
 def test_too_large_a_body_is_refused_unread(webui: Webui) -> None:
     """A request beyond the limit is refused by its own claim, before it is sent."""
     head = (
@@ -290,6 +301,8 @@ def test_too_large_a_body_is_refused_unread(webui: Webui) -> None:
     assert webui.engine.seen() == []
 
 
+@pytest.mark.fault(8, "413 for bytes")
+@pytest.mark.fault(39, "413, unread")
 def test_too_large_a_chunked_body_is_refused(webui: Webui) -> None:
     """A body that hides its length is counted as it comes."""
     head = (
@@ -302,6 +315,7 @@ def test_too_large_a_chunked_body_is_refused(webui: Webui) -> None:
     assert webui.engine.seen() == []
 
 
+@pytest.mark.fault(23, "403 or 404; nothing is read, nobody is called")
 def test_page_refuses_to_fetch_for_visitors(webui: Webui) -> None:
     """The page's library would fetch any URL; this one does not."""
     status, _, _ = raw_status(webui, "/gradio_api/file=http://127.0.0.1:1/x")
@@ -314,6 +328,7 @@ def raw_status(webui: Webui, path: str) -> tuple[int, bytes, bytes]:
     return status_of(answer), head, body
 
 
+@pytest.mark.fault(40, "each its own answer")
 def test_many_at_once_all_get_their_own_answer(webui: Webui) -> None:
     """Sixty streams side by side do not mix."""
 
@@ -343,6 +358,7 @@ def lonely_webui(webui: Webui) -> Iterator[Webui]:
     webui.engine.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.fault(37, "504")
 def test_silent_engine_is_a_504_and_not_ready(lonely_webui: Webui) -> None:
     """An engine that accepts and says nothing is told apart from one that works."""
     with pytest.raises(openai.InternalServerError) as caught:
@@ -350,3 +366,16 @@ def test_silent_engine_is_a_504_and_not_ready(lonely_webui: Webui) -> None:
     assert (caught.value.status_code, caught.value.code) == (504, "upstream_stalled")
     status, _, body = request(lonely_webui, "GET", "/readyz")
     assert (status, body["status"]) == (503, "down")
+
+
+@pytest.mark.fault(27, "an exit code 0 is no stop: started again")
+@pytest.mark.parametrize("stream", [False, True])
+def test_engine_whose_core_has_died_asks_to_send_again(webui: Webui, stream: bool) -> None:
+    """502 with Retry-After, in place of vLLM's 500 that names a stack trace."""
+    webui.engine.script(status=500, error="EngineCore encountered an issue. See stack trace")
+    body = {"model": "one", "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    status, headers, answer = request(
+        webui, "POST", "/api/v1/chat/completions", json.dumps(body).encode()
+    )
+    assert (status, answer["error"]["code"]) == (502, "engine_restarted")
+    assert int(headers["retry-after"]) > 0

@@ -118,6 +118,7 @@ def test_redirects_are_followed(webui: Webui, site: Site) -> None:
     assert len(webui.engine.seen()) == 1
 
 
+@pytest.mark.fault(1, "400 that names the image; nobody private is called")
 @pytest.mark.parametrize(
     "host",
     [
@@ -129,6 +130,8 @@ def test_redirects_are_followed(webui: Webui, site: Site) -> None:
         "[::ffff:127.0.0.1]",
         "0.0.0.0",
         "0",
+        "ok\\@127.0.0.1",
+        "ok@127.0.0.1",
     ],
 )
 def test_private_addresses_are_not_opened(webui: Webui, site: Site, host: str) -> None:
@@ -139,6 +142,7 @@ def test_private_addresses_are_not_opened(webui: Webui, site: Site, host: str) -
     assert site.asked == []
 
 
+@pytest.mark.fault(1, "400 that names the image; nobody private is called")
 def test_a_redirect_into_the_private_network_is_not_followed(webui: Webui, site: Site) -> None:
     """Each hop is checked anew."""
     target = site.url("/red.png", "127.0.0.1")
@@ -147,6 +151,7 @@ def test_a_redirect_into_the_private_network_is_not_followed(webui: Webui, site:
     assert [path.partition("?")[0] for path in site.asked] == ["/to"]
 
 
+@pytest.mark.fault(2, "400 that names the image")
 def test_a_redirect_to_a_file_is_not_followed(webui: Webui, site: Site) -> None:
     """Only http and https."""
     address = site.url("/to?file:///etc/passwd")
@@ -182,6 +187,7 @@ def test_a_host_that_does_not_answer(webui: Webui) -> None:
     assert unknown == "Image 1: no-such-host.invalid is not an address on the public web."
 
 
+@pytest.mark.fault(2, "400 that names the image")
 @pytest.mark.parametrize(
     "url", ["http://", "http:///x", "http://[::1/x", "https://:80", "http://a b/"]
 )
@@ -190,6 +196,7 @@ def test_urls_that_are_none(webui: Webui, url: str) -> None:
     assert refusal(webui, image(url), code="media_url_refused").startswith("Image 1: ")
 
 
+@pytest.mark.fault(8, "400 for images")
 def test_too_many(webui: Webui, site: Site) -> None:
     """A request cannot make us open hundreds of connections."""
     parts = [image(site.url(f"/red.png?{n}")) for n in range(65)]
@@ -198,6 +205,7 @@ def test_too_many(webui: Webui, site: Site) -> None:
     assert site.asked == []
 
 
+@pytest.mark.fault(8, "413 for bytes")
 def test_images_have_a_common_limit(webui: Webui, site: Site) -> None:
     """A few bytes of URLs cannot become hundreds of megabytes: 3 x 0.6 MB, limit 2."""
     parts = [image(site.url("/big.png"))] * 3

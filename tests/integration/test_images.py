@@ -109,6 +109,7 @@ def test_a_large_photo_is_shrunk_on_the_way(webui: Webui) -> None:
         assert seen.size == (3024, 2268)
 
 
+@pytest.mark.fault(2, "400 that names the image")
 @pytest.mark.parametrize(
     "url",
     [
@@ -129,6 +130,8 @@ def test_what_is_neither_address_nor_data(webui: Webui, url: str) -> None:
     assert message.startswith("Image 2: ")
 
 
+@pytest.mark.fault(6, "400 that names the format")
+@pytest.mark.fault(14, "400; the engine is asked nothing")
 @pytest.mark.parametrize(
     ("part", "code"),
     [
@@ -155,6 +158,7 @@ def test_what_the_engine_must_not_see(webui: Webui, part: dict[str, Any], code: 
     assert refused(webui, part)[0] == code
 
 
+@pytest.mark.fault(3, "400 by the header, in less than 20 MB")
 @pytest.mark.parametrize("role", ["system", "assistant", "tool", "developer"])
 def test_every_role_is_looked_at(webui: Webui, role: str) -> None:
     """A picture in somebody else's message is a picture too."""
@@ -173,6 +177,7 @@ def test_content_that_is_one_part(webui: Webui) -> None:
     assert (status, answer["error"]["code"]) == (400, "unsupported_content")
 
 
+@pytest.mark.fault(2, "400 that names the image")
 def test_a_long_nonsense_url_takes_no_time(webui: Webui) -> None:
     """Nothing is searched for in it that could be found in a million ways."""
     began = time.monotonic()
@@ -181,6 +186,7 @@ def test_a_long_nonsense_url_takes_no_time(webui: Webui) -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.fault(9, "400 that says why; the engine is asked nothing")
 def test_many_levels_are_an_answer(webui: Webui) -> None:
     """More than can be written again, less than cannot be read."""
     deep = b"[" * 900 + b"]" * 900
@@ -189,6 +195,7 @@ def test_many_levels_are_an_answer(webui: Webui) -> None:
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
 
 
+@pytest.mark.fault(3, "400 by the header, in less than 20 MB")
 def test_a_bomb_costs_nothing(webui: Webui) -> None:
     """Pictures that would take gigabytes leave the WebUI's memory as it was."""
     bombs = [png(16000, 2, "red"), png(2, 20000, "red"), png(60000, 31, "red"), png(20, 90, "red")]
@@ -202,12 +209,14 @@ def test_a_bomb_costs_nothing(webui: Webui) -> None:
     assert post(webui, image(base64.b64encode(bombs[3]).decode()))[0] == 200
 
 
+@pytest.mark.fault(8, "400 for images")
 def test_too_many_images(webui: Webui) -> None:
     """65 are one too many, however small."""
     assert refused(webui, *[image(RED_URL)] * 65)[0] == "too_many_images"
     assert post(webui, *[image(RED_URL)] * 64)[0] == 200
 
 
+@pytest.mark.fault(8, "413 for bytes")
 def test_one_image_has_a_limit_of_its_own(webui: Webui) -> None:
     """413, with the image's number; the limit here is 1 MB."""
     large = base64.b64encode(RED + bytes(1_100_000)).decode()
@@ -215,6 +224,7 @@ def test_one_image_has_a_limit_of_its_own(webui: Webui) -> None:
     assert (code, message) == ("image_too_large", "Image 2: larger than 1 MB; shrink it first.")
 
 
+@pytest.mark.fault(9, "400 that says why; the engine is asked nothing")
 @pytest.mark.parametrize(
     "body",
     [
@@ -227,6 +237,8 @@ def test_one_image_has_a_limit_of_its_own(webui: Webui) -> None:
         b'{"n": ' + b"9" * 10_000 + b"}",
         b'{"model": "\\ud83d"}',
         b'{"model": "\xff"}',
+        b'{"model": "one", "model": "two"}',
+        b'{"messages": [' + b"{}," * 300_000 + b"{}]}",
     ],
 )
 def test_what_is_no_json(webui: Webui, body: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 from deployments import Engine, Webui, running_webui
-from support import wait_for
+from support import ROOT, wait_for
 
 from launcher.errors import LauncherError
 from launcher.keys import KeyFile
@@ -68,6 +69,7 @@ def guarded(guarded_process: Webui) -> Webui:
     return guarded_process
 
 
+@pytest.mark.fault(18, "a right key is taken in every form")
 def test_a_key_opens_the_api(guarded: Webui, key: str) -> None:
     """As a bearer token, in any case of the scheme, or as Anthropic's clients send it."""
     assert chat(guarded, authorization=f"Bearer {key}") == 200
@@ -77,6 +79,7 @@ def test_a_key_opens_the_api(guarded: Webui, key: str) -> None:
         assert api.models.list().data[0].id == "one"
 
 
+@pytest.mark.fault(18, "401 with WWW-Authenticate")
 def test_without_a_key_there_is_nothing(guarded: Webui, key: str) -> None:
     """401 in OpenAI's shape, on the API and the figures; what tells that it lives stays open."""
     for headers in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer wrong"}):
@@ -90,6 +93,7 @@ def test_without_a_key_there_is_nothing(guarded: Webui, key: str) -> None:
     assert get(guarded, "/livez", {})[0] == get(guarded, "/readyz", {})[0] == 200
 
 
+@pytest.mark.fault(18, "401 with WWW-Authenticate")
 def test_the_page_asks_for_a_key_as_password(guarded: Webui, key: str) -> None:
     """The browser's own dialogue; any name."""
     status, headers, _ = get(guarded, "/", {})
@@ -150,6 +154,7 @@ def completed_text(webui: Webui, key: str) -> None:
         api.completions.create(model="one", prompt="hello")
 
 
+@pytest.mark.fault(18, "429 after twenty wrong ones a minute")
 def test_trying_keys_is_slowed_down(guarded: Webui, key: str) -> None:
     """After twenty wrong ones within a minute an address has to wait, also with a right one; others
     do not. (A proxy on this machine says for whom it asks.)"""
@@ -163,6 +168,7 @@ def test_trying_keys_is_slowed_down(guarded: Webui, key: str) -> None:
     assert odd not in guarded.log.read_text()
 
 
+@pytest.mark.fault(22, "no header that would let them read")
 def test_only_configured_origins_may_read(guarded: Webui) -> None:
     """Others get no header that would let their page see an answer; nor does the page give any."""
     asked = {"access-control-request-method": "POST"}
@@ -179,6 +185,22 @@ def test_only_configured_origins_may_read(guarded: Webui) -> None:
                 assert not [name for name in headers if "access-control" in name.lower()]
 
 
+@pytest.mark.fault(23, "the page's settings tell no path, no key and no address of the engine")
+def test_the_page_tells_nothing_of_this_machine(guarded: Webui, key: str, file: KeyFile) -> None:
+    """Wherever its library lists what it knows."""
+    word = base64.b64encode(f"x:{key}".encode()).decode()
+    headers = {"authorization": f"Basic {word}", "host": "public.example"}
+    wait_for(lambda: get(guarded, "/config", headers)[0] == 200, 60, "the page is there")
+    folders = [str(ROOT), sys.prefix, str(guarded.log.parent), str(file.path.parent)]
+    secret = [key, guarded.engine.url, *folders]
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json", "/openapi.json"):
+        status, _, text = get(guarded, path, headers)
+        assert status in {200, 404}
+        assert [word for word in secret if word in text] == []
+    assert get(guarded, "/config", {})[0] == 401
+
+
+@pytest.mark.fault(25, "a policy that lets nothing from elsewhere be loaded")
 def test_the_page_loads_nothing_from_elsewhere(guarded: Webui, key: str) -> None:
     """A policy for the browser, whatever the model writes."""
     word = base64.b64encode(f"x:{key}".encode()).decode()
@@ -206,6 +228,7 @@ def test_a_key_that_is_required_must_be_there(tmp_path: Path, engine_process: En
     assert "launch keys add" in (tmp_path / "webui.log").read_text()
 
 
+@pytest.mark.fault(18, "hashes only, for the owner only")
 def test_the_file_holds_no_key(tmp_path: Path) -> None:
     """Hashes only, for its owner only; names are taken once and must be plain."""
     file = KeyFile(tmp_path / "run" / "keys.json")

@@ -169,6 +169,8 @@ def peak_memory(webui: Webui) -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.fault(17, "400 or 404; the engine is asked nothing")
+@pytest.mark.fault(19, "400 and the end of the connection")
 @pytest.mark.parametrize("name", REFUSED)
 def test_ambiguous_requests_are_refused(guarded: Webui, name: str) -> None:
     """400 and the end of the connection; the engine is asked nothing."""
@@ -179,6 +181,7 @@ def test_ambiguous_requests_are_refused(guarded: Webui, name: str) -> None:
     assert guarded.engine.seen() == []
 
 
+@pytest.mark.fault(19, "what has one meaning is served")
 @pytest.mark.parametrize("name", TAKEN)
 def test_odd_requests_are_served(guarded: Webui, name: str) -> None:
     """No more is refused than must be."""
@@ -189,6 +192,7 @@ def test_odd_requests_are_served(guarded: Webui, name: str) -> None:
     assert seen["body"]["messages"] == json.loads(BODY)["messages"]
 
 
+@pytest.mark.fault(17, "400 or 404; the engine is asked nothing")
 @pytest.mark.parametrize("target", NOT_OFFERED)
 def test_targets_that_are_not_offered(guarded: Webui, target: bytes) -> None:
     """404, whatever they might mean to somebody else."""
@@ -197,6 +201,7 @@ def test_targets_that_are_not_offered(guarded: Webui, target: bytes) -> None:
     assert guarded.engine.seen() == []
 
 
+@pytest.mark.fault(19, "no other protocol is spoken")
 def test_an_upgrade_is_not_made(guarded: Webui) -> None:
     """The request is answered as it is; what follows belongs to no protocol spoken here."""
     upgrade = HOST + b"Connection: upgrade\r\nUpgrade: h2c\r\n"
@@ -219,6 +224,7 @@ LARGE_HEADS = {
 }
 
 
+@pytest.mark.fault(20, "431 or 414, in less than 10 MB")
 @pytest.mark.parametrize("name", LARGE_HEADS)
 def test_large_heads_are_refused(guarded: Webui, name: str) -> None:
     """While they still come, and without being kept."""
@@ -229,6 +235,7 @@ def test_large_heads_are_refused(guarded: Webui, name: str) -> None:
     assert guarded.engine.seen() == []
 
 
+@pytest.mark.fault(39, "413, unread")
 def test_a_claim_of_a_gigabyte_is_refused_unread(guarded: Webui) -> None:
     """413 before a byte of it is sent; then the connection ends."""
     answer = exchange(guarded, START + HOST + b"Content-Length: 1000000000\r\n\r\n")
@@ -236,6 +243,7 @@ def test_a_claim_of_a_gigabyte_is_refused_unread(guarded: Webui) -> None:
     assert guarded.engine.seen() == []
 
 
+@pytest.mark.fault(39, "413, unread")
 def test_an_endless_body_is_refused(guarded: Webui) -> None:
     """413 after as much as is allowed; the client that goes on regardless is cut off."""
     chunk = b"%x\r\n%s\r\n" % (65_536, b"x" * 65_536)
@@ -247,6 +255,7 @@ def test_an_endless_body_is_refused(guarded: Webui) -> None:
         assert rest_of(connection).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.fault(39, "400")
 @pytest.mark.parametrize(
     "piece", [b"0" * 65_536, b"2;a=" + b"b" * 65_536, b"1;" + b"a" * 99 + b"\r\nx\r\n"]
 )
@@ -261,12 +270,14 @@ def test_framing_without_end_is_refused(guarded: Webui, piece: bytes) -> None:
     assert guarded.engine.seen() == []
 
 
+@pytest.mark.fault(39, "closed, or 408, at a deadline")
 def test_a_connection_without_a_request_is_closed(guarded: Webui) -> None:
     """Browsers open some in advance: nothing is said on them."""
     with connect(guarded) as connection:
         assert rest_of(connection, HEAD_S + SLACK_S) == b""
 
 
+@pytest.mark.fault(39, "closed, or 408, at a deadline")
 @pytest.mark.parametrize("first", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n"])
 def test_a_slow_head_is_refused(guarded: Webui, first: bytes) -> None:
     """A byte now and then does not keep a connection, on its first request or a later one."""
@@ -282,6 +293,7 @@ def test_a_slow_head_is_refused(guarded: Webui, first: bytes) -> None:
     assert error_of(answer)["code"] == "request_timeout"
 
 
+@pytest.mark.fault(39, "closed, or 408, at a deadline")
 def test_an_empty_line_does_not_keep_a_connection(guarded: Webui) -> None:
     """After an answer neither: the time for the next head runs."""
     with connect(guarded) as connection:
@@ -291,6 +303,7 @@ def test_an_empty_line_does_not_keep_a_connection(guarded: Webui) -> None:
         assert rest_of(connection, HEAD_S + SLACK_S) == b""
 
 
+@pytest.mark.fault(39, "closed, or 408, at a deadline")
 @pytest.mark.parametrize("framing", [CL, TE])
 def test_a_slow_body_is_refused(guarded: Webui, framing: bytes) -> None:
     """Chunked or not; the engine never hears of it."""
@@ -315,6 +328,7 @@ def drip(connection: socket.socket, data: bytes) -> None:
     pytest.fail("nothing came back")
 
 
+@pytest.mark.fault(39, "what advances is served")
 def test_a_slow_but_honest_upload_is_served(guarded: Webui) -> None:
     """It takes twice the deadline, at 100 KB/s."""
     size = round(100_000 * 2 * BODY_S)
@@ -338,6 +352,7 @@ def test_a_long_answer_has_no_deadline(guarded: Webui) -> None:
         answered(connection)
 
 
+@pytest.mark.fault(39, "others are answered within a second")
 def test_a_thousand_slow_clients_do_not_matter(guarded: Webui) -> None:
     """500 stop in their head, 500 in their body; a good one is answered within a second."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -370,6 +385,7 @@ def statuses_of(connections: list[socket.socket], seconds: float) -> set[int]:
     return found
 
 
+@pytest.mark.fault(40, "cut off, in less than 10 MB")
 def test_a_flood_of_requests_in_advance_is_cut_off(guarded: Webui) -> None:
     """They would be kept until the first is answered."""
     guarded.engine.script(words=100, delay_s=0.1)
@@ -386,6 +402,7 @@ def test_a_few_requests_in_advance_are_answered_in_order(guarded: Webui) -> None
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 200, 404]
 
 
+@pytest.mark.fault(19, "400 and the end of the connection")
 def test_garbage_after_a_request_never_mixes_with_its_answer(guarded: Webui) -> None:
     """A refusal inside a stream would be taken for a part of it."""
     guarded.engine.script(words=50, delay_s=0.05)
@@ -410,6 +427,7 @@ def test_a_slow_head_does_not_cut_the_answer_before_it(guarded: Webui) -> None:
     assert answer.endswith(b"}")
 
 
+@pytest.mark.fault(36, "forgotten within a second")
 @pytest.mark.parametrize("sent", [START, START + HOST + CL + b"\r\n" + BODY[:-1]])
 def test_a_client_that_leaves_halfway_is_forgotten(guarded: Webui, sent: bytes) -> None:
     """In its head or its body: within a second, and the engine never hears of it."""
@@ -421,6 +439,7 @@ def test_a_client_that_leaves_halfway_is_forgotten(guarded: Webui, sent: bytes) 
     assert guarded.engine.seen() == []
 
 
+@pytest.mark.fault(39, "closed, or 408, at a deadline")
 def test_a_client_that_reads_nothing_is_let_go(guarded: Webui) -> None:
     """Its answer, larger than the kernel keeps, is not kept for ever."""
     text = "x" * 1_900_000
@@ -435,6 +454,7 @@ def test_a_client_that_reads_nothing_is_let_go(guarded: Webui) -> None:
         wait_for(lambda: port not in clients_of(guarded), 10, "the WebUI let it go")
 
 
+@pytest.mark.fault(40, "no request meets a connection that the engine closes")
 def test_an_idle_connection_to_the_engine_is_dropped_before_the_engine_does() -> None:
     """vLLM closes after 5 s: a request must not meet a connection that is just being closed."""
 

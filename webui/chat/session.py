@@ -87,7 +87,11 @@ class ChatSession:
         if status.ready:
             return _dot("good") + f"<b>{html.escape(self._model)}</b> is ready"
         seconds = f" ({status.seconds:.0f} s)" if status.seconds is not None else ""
-        colour = "bad" if status.phase in {"failed", "down", "stopped"} else "waiting"
+        colour = (
+            "bad"
+            if status.phase in {"failed", "down", "stopped", "stalled", "other model"}
+            else "waiting"
+        )
         words = html.escape(status.message)
         return _dot(colour) + f"The model is not ready yet: <b>{words}</b>{seconds}"
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from webui.gateway.errors import engine_lost, is_lost
+
 # The parser of tool calls leaves these in the text.
 STRAY_TAGS = ("<tool_calls>", "</tool_calls>")
 _STRAY = re.compile("|".join(map(re.escape, STRAY_TAGS)))
@@ -188,6 +190,8 @@ class AnswerEvents:
 
     def _shaped(self, document: dict[str, Any]) -> bytes:
         if "error" in document:
+            if is_lost(document["error"]):
+                raise engine_lost()
             return _event_of(document)
         if not self._head:
             kept = ("id", "object", "created", "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -16,8 +17,14 @@ from webui.gateway import messages, responses
 from webui.gateway.answers import TextEvents
 from webui.gateway.chat import Chat, Form
 from webui.gateway.documents import encoded, parsed
-from webui.gateway.errors import ApiError, method_not_allowed, not_found, unexpected
-from webui.gateway.exchange import Exchange
+from webui.gateway.errors import (
+    ApiError,
+    method_not_allowed,
+    not_found,
+    shutting_down,
+    unexpected,
+)
+from webui.gateway.exchange import CLOSE, Exchange, Running
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
 from webui.gateway.keys import Keys
@@ -82,6 +89,7 @@ class Gateway:
         self._keys = keys
         self._metrics = metrics
         self._at_once = AtOnce(settings.max_requests)
+        self._running = Running()
         # The engine has many more paths; some load code or stop it. Nothing else is passed on.
         self._routes: Mapping[str, tuple[str, Handler]] = {
             "/models": ("GET", self._models),
@@ -106,9 +114,13 @@ class Gateway:
             await exchange.send_error(error)
         except ClientGoneError:
             exchange.code = "client_gone"
-        except UnfinishedAnswerError:
-            exchange.code = "engine_restarted"
+        except UnfinishedAnswerError as error:
+            exchange.code = str(error)
             raise  # the server then breaks the connection off
+        except asyncio.CancelledError:
+            if not self._running.ended:
+                raise
+            await self._give_up(exchange)
         except Exception as error:  # nobody expected it: reported here, and the service goes on
             if exchange.status:
                 exchange.code = "internal_error"
@@ -121,6 +133,28 @@ class Gateway:
             self._metrics.running.dec()
             self._metrics.note(exchange)
             self._log(exchange)
+
+    async def drain(self, patience_s: float) -> None:
+        """Refuse what comes from now on; what runs may go on for so many seconds, or until
+        :meth:`hurry`. The rest is ended, and told so.
+        """
+        await self._running.close(patience_s)
+        self._relay.stop()
+        self._running.end()
+
+    def hurry(self) -> None:
+        """Wait no longer for what runs."""
+        self._running.hurry()
+
+    @staticmethod
+    async def _give_up(exchange: Exchange) -> None:
+        """End an exchange that was cancelled by :meth:`drain`."""
+        if not exchange.status or exchange.padded:
+            await exchange.send_error(shutting_down(), CLOSE)
+        else:
+            # In the midst of an answer that its client does not read. The server sees that it is
+            # not complete, and breaks the connection off.
+            exchange.code = shutting_down().code
 
     @staticmethod
     def _log(exchange: Exchange) -> None:
@@ -158,19 +192,27 @@ class Gateway:
     async def _handle(
         self, scope: Scope, receive: Receive, exchange: Exchange, handler: Handler
     ) -> None:
-        try:
-            body = await read_body(receive, scope, self._settings.max_request_mb)
-        except ApiError as error:
-            body = await exchange.begin_error(error, (b"connection", b"close"))
-            await exchange.send({"type": "http.response.body", "body": body, "more_body": True})
-            await linger(receive)
-            await exchange.send({"type": "http.response.body", "body": b""})
-            return
-        exchange.bytes_in = len(body)
-        with self._at_once.one():  # not before: bodies that come slowly would hold the places
-            work = handler(body, exchange)
-            del body  # not to be kept in memory for as long as the answer takes
-            await unless(until_gone(receive), work)
+        with self._running.one():
+            try:
+                if self._running.closed:
+                    raise shutting_down()
+                body = await read_body(receive, scope, self._settings.max_request_mb)
+            except ApiError as error:
+                await self._refuse(error, receive, exchange)
+                return
+            exchange.bytes_in = len(body)
+            with self._at_once.one():  # not before: bodies that come slowly would hold the places
+                work = handler(body, exchange)
+                del body  # not to be kept in memory for as long as the answer takes
+                await unless(until_gone(receive), work)
+
+    @staticmethod
+    async def _refuse(error: ApiError, receive: Receive, exchange: Exchange) -> None:
+        """Answer a request whose body was not read to its end."""
+        body = await exchange.begin_error(error, CLOSE)
+        await exchange.send({"type": "http.response.body", "body": body, "more_body": True})
+        await linger(receive)
+        await exchange.send({"type": "http.response.body", "body": b""})
 
     async def _chat_completions(self, body: bytes, exchange: Exchange) -> None:
         document, size = parsed(body), len(body)
@@ -220,7 +262,8 @@ class Gateway:
         events = TextEvents(usage=bool(options.get("include_usage")))
         body = encoded(document)
         try:
-            await self._relay.forward(TEXT_PATH, body, exchange.send, events.feed)
+            error = await self._relay.forward(TEXT_PATH, body, exchange.send, events.feed)
+            exchange.code = error.code if error else ""
         finally:
             exchange.count(events.used)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.responses import Response
 
@@ -117,6 +118,22 @@ def overloaded() -> ApiError:
         "service_unavailable_error",
         headers={"retry-after": "5"},
     )
+
+
+def shutting_down() -> ApiError:
+    """Of requests that come while this process stops, and of those that outlast its patience."""
+    return ApiError(
+        503,
+        "The service is being stopped or restarted. Send the request again in 5 seconds.",
+        "shutting_down",
+        "service_unavailable_error",
+        headers={"retry-after": "5"},
+    )
+
+
+def is_lost(error: Any) -> bool:
+    """Whether an error of the engine's says that its core has ended: it is told as such."""
+    return isinstance(error, dict) and "EngineCore" in str(error.get("message"))
 
 
 def engine_lost() -> ApiError:

@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +16,7 @@ from starlette.types import Message, Scope, Send
 from webui.gateway.errors import ApiError
 
 JSON = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -50,6 +51,8 @@ class Exchange:
         self.status = 0
         self.code = ""
         """Of the error, if it is one."""
+        self.padded = False
+        """Whether white space is all that has gone out of the body."""
         self.images = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.cache = ""
@@ -75,13 +78,20 @@ class Exchange:
             self.status = message["status"]
             self.first_byte_s = self.seconds
             message["headers"] = [*message["headers"], *self.headers]
-        await self._send(message)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            # It waited for its client to read on; nothing of it has gone out. It is not lost, so
+            # that what follows it makes sense. Who is gone takes it at once.
+            await self._send(message)
+            raise
 
     async def send_json(self, body: bytes, status: int = 200) -> None:
         """Answer with a whole document."""
         if not self.status:  # nothing has gone out to keep the connection alive
             length = (b"content-length", str(len(body)).encode())
             await self._start(status, JSON, length)
+        self.padded = False
         await self.send({"type": "http.response.body", "body": body})
 
     async def send_empty(self, status: int, *headers: tuple[bytes, bytes]) -> None:
@@ -89,9 +99,9 @@ class Exchange:
         await self._start(status, *headers)
         await self.send({"type": "http.response.body", "body": b""})
 
-    async def send_error(self, error: ApiError) -> None:
+    async def send_error(self, error: ApiError, *headers: tuple[bytes, bytes]) -> None:
         """Answer with an error, also where the status has gone out already."""
-        body = await self.begin_error(error)
+        body = await self.begin_error(error, *headers)
         await self.send({"type": "http.response.body", "body": body})
 
     async def begin_error(self, error: ApiError, *headers: tuple[bytes, bytes]) -> bytes:
@@ -123,6 +133,7 @@ class Exchange:
             await asyncio.sleep(every_s)
             if not self.status:
                 await self._start(200, JSON)
+                self.padded = True
             await self.send({"type": "http.response.body", "body": b" ", "more_body": True})
 
     def __str__(self) -> str:
@@ -134,3 +145,50 @@ class Exchange:
             f" in={self.bytes_in} images={self.images} tokens={self.prompt_tokens}"
             f"+{self.completion_tokens} id={self.id.decode()}"
         )
+
+
+class Running:
+    """The exchanges that are being answered, and how they end when the process must.
+
+    Those that run when it stops may finish. What takes too long is cancelled, wherever it waits:
+    for the rest of a body, an image, the engine, a client that reads slowly.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._enough = asyncio.Event()
+        self.closed = False
+        """No more are taken."""
+        self.ended = False
+        """Those that were left have been cancelled."""
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Count the current task for as long as the block runs, unless it comes too late."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (a coroutine runs in a task)
+        if not self.closed:
+            self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+            if self.closed and not self._tasks:
+                self._enough.set()
+
+    async def close(self, patience_s: float) -> None:
+        """Take no more, and wait until none is left, at most so many seconds."""
+        self.closed = True
+        if self._tasks:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), patience_s)
+
+    def hurry(self) -> None:
+        """End the wait of :meth:`close`."""
+        self._enough.set()
+
+    def end(self) -> None:
+        """Cancel those that are left."""
+        self.ended = True
+        for task in self._tasks:
+            task.cancel()

@@ -13,7 +13,13 @@ from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
 from webui.gateway.answers import AnswerEvents
-from webui.gateway.errors import ApiError, engine_lost, engine_stalled, too_large
+from webui.gateway.errors import (
+    ApiError,
+    engine_lost,
+    engine_stalled,
+    shutting_down,
+    too_large,
+)
 
 MEGABYTE = 1_000_000
 
@@ -121,13 +127,23 @@ class Relay:
         self._urls: dict[str, URL] = {}
         self._unavailable = unavailable
         self._keep_alive_s = keep_alive_s
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ask the engine nothing more. A task that is cancelled from now on, while it relays a
+        stream, ends this as a stop does: told, and in the shape of its API.
+        """
+        self._stopped = True
 
     async def open(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
         """Send a request and wait for the answer's headers.
 
         Raises:
-            ApiError: the engine is not there, or left without an answer.
+            ApiError: the engine is not there, or left without an answer; or nothing is asked
+                any more.
         """
+        if self._stopped:
+            raise shutting_down()
         url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._upstream}{path}"))
         headers = JSON_HEADERS if body is not None else None
         try:
@@ -182,13 +198,14 @@ class Relay:
 
     async def forward(
         self, path: str, body: bytes, send: Send, feed: Callable[[bytes], bytes]
-    ) -> None:
-        """Relay one exchange; of a stream, what ``feed`` makes of it."""
+    ) -> ApiError | None:
+        """Relay one exchange; of a stream, what ``feed`` makes of it, and why it broke off."""
         response = await self.open("POST", path, body)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
         async with response:
             await send(_start(response))
+            error: ApiError | None = None
             try:
                 if is_event_stream(response):
                     await self._forward_events(response, send, feed, lambda: False)
@@ -196,10 +213,16 @@ class Relay:
                     async for chunk in response.content.iter_any():
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except TimeoutError:
-                await _end_early(response, engine_stalled(), send)
+                error = engine_stalled()
             except aiohttp.ClientError:
-                await _end_early(response, engine_lost(), send)
-            await send({"type": "http.response.body", "body": b""})
+                error = engine_lost()
+            except asyncio.CancelledError:
+                if not self._stopped:
+                    raise
+                error = None if response.content.at_eof() else shutting_down()
+            last = _early_end(response, error) if error else b""
+            await send({"type": "http.response.body", "body": last})
+            return error
 
     async def forward_answer(
         self,
@@ -208,8 +231,8 @@ class Relay:
         translated: Callable[[bytes], bytes],
         again: Callable[[], Awaitable[aiohttp.ClientResponse]],
         send: Send,
-    ) -> None:
-        """Relay a chat stream in the shape that ``events`` gives it.
+    ) -> ApiError | None:
+        """Relay a chat stream in the shape that ``events`` gives it; why it broke off, if it did.
 
         Args:
             translated: events in the form in which they go out.
@@ -237,10 +260,15 @@ class Relay:
             error = engine_stalled()
         except aiohttp.ClientError:
             error = engine_lost()
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+            error = None if events.complete else shutting_down()
         except ApiError as refused:
             error = refused
         last = translated(error.as_event()) if error else b""
         await send({"type": "http.response.body", "body": last})
+        return error
 
     async def _forward_events(
         self,
@@ -317,8 +345,12 @@ def _start(response: aiohttp.ClientResponse) -> Message:
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 
-async def _end_early(response: aiohttp.ClientResponse, error: ApiError, send: Send) -> None:
-    """End a broken answer so that it cannot be taken for a whole one."""
+def _early_end(response: aiohttp.ClientResponse, error: ApiError) -> bytes:
+    """What ends a broken answer so that it cannot be taken for a whole one.
+
+    Raises:
+        UnfinishedAnswerError: only breaking off the connection does.
+    """
     if not is_event_stream(response):
         raise UnfinishedAnswerError(error.code)
-    await send({"type": "http.response.body", "body": error.as_event(), "more_body": True})
+    return error.as_event()

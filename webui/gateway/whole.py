@@ -11,6 +11,7 @@ import aiohttp
 from webui.gateway.answers import is_unanswered, shape
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded
+from webui.gateway.errors import engine_lost, is_lost
 from webui.gateway.images import Placed
 from webui.gateway.json_answers import JsonAnswers, no_json, told
 from webui.gateway.relay import Relay
@@ -80,9 +81,11 @@ class WholeAnswers:
             ApiError: the engine is not there.
         """
         response = await self._relay.open("POST", ENGINE_PATH, encoded(request.document))
-        if response.status == 400:
-            refusal = await self._relay.read_json(response)
-            if NO_BUDGETS in str(refusal.get("error")):
+        if response.status in {400, 500}:
+            error = (await self._relay.read_json(response)).get("error")
+            if is_lost(error):
+                raise engine_lost()
+            if NO_BUDGETS in str(error):
                 plain = encoded(without_budget(request.document))
                 return await self._relay.open("POST", ENGINE_PATH, plain)
         return response

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engine_runs import Runs
 
 from launcher.paths import Paths
 
@@ -24,3 +26,11 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
     return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Runs]:
+    """Runs of the engine's parent, with their files in a test's own folder."""
+    runs = Runs(tmp_path)
+    yield runs
+    runs.clean_up()

@@ -12,7 +12,7 @@ import pytest
 from launcher import system_install
 from launcher.checkpoint import INDEX, problems_of
 from launcher.config import DeployConfig, parse_config
-from launcher.engine_log import cause_of
+from launcher.engine_causes import cause_of
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import listen_problem
 from launcher.paths import ROOT, Paths

@@ -68,7 +68,7 @@ def test_every_mistake_of_a_file_is_reported_at_once() -> None:
         "line 8: engine.options: 'host' is set by the launcher: " + OWNED_ENGINE_OPTIONS["host"],
         "line 11: webui.prot: unknown key; did you mean port?",
         "line 13: logs.backups: write a whole number, not True",
-        "line 14: extra: unknown key; known: model, engine, webui, logs",
+        "line 14: extra: unknown key; known: model, engine, webui, service, logs",
     ]
 
 
@@ -107,8 +107,28 @@ def test_every_mistake_of_a_file_is_reported_at_once() -> None:
             "line 3: engine.start_timeout_s: input should be a finite number, not nan",
         ),
         (
-            f"{MINIMAL}engine:\n  stop_timeout_s: 4\n",
-            "line 3: engine.stop_timeout_s: input should be greater than or equal to 5, not 4",
+            f"{MINIMAL}engine:\n  stop_timeout_s: 0.5\n",
+            "line 3: engine.stop_timeout_s: input should be greater than or equal to 1, not 0.5",
+        ),
+        (
+            f"{MINIMAL}engine:\n  stalled_after_s: 19\n",
+            "line 3: engine.stalled_after_s: input should be greater than or equal to 20, not 19",
+        ),
+        (
+            f"{MINIMAL}engine:\n  hung_after_s: .inf\n",
+            "line 3: engine.hung_after_s: input should be a finite number, not inf",
+        ),
+        (
+            f"{MINIMAL}engine:\n  crash_limit: 0\n",
+            "line 3: engine.crash_limit: input should be greater than or equal to 1, not 0",
+        ),
+        (
+            f"{MINIMAL}engine:\n  memory_timeout_s: 0\n",
+            "line 3: engine.memory_timeout_s: input should be greater than 0, not 0",
+        ),
+        (
+            f"{MINIMAL}service:\n  stop_limit: 9\n",
+            "line 3: service.stop_limit: unknown key; did you mean stop_limit_s?",
         ),
         (
             f"{MINIMAL}engine:\n  command: vllm\n",
@@ -158,7 +178,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     assert line.endswith(f"{section}.{written}: unknown key; did you mean {meant}?")
 
 
-@pytest.mark.parametrize("section", ["engine", "webui", "logs"])
+@pytest.mark.parametrize("section", ["engine", "webui", "service", "logs"])
 @pytest.mark.parametrize("value", ["", " null", " {}"])
 def test_a_section_may_be_empty(section: str, value: str) -> None:
     """A section whose keys are all commented out has its defaults."""
@@ -366,7 +386,7 @@ def test_a_configuration_error_exits_with_2() -> None:
             [
                 f"line 1: model: {ONE_SOURCE}",
                 f"line 1: the file: {SAME_PORTS}",
-                "line 4: extra: unknown key; known: model, engine, webui, logs",
+                "line 4: extra: unknown key; known: model, engine, webui, service, logs",
             ],
         ),
     ],
@@ -423,3 +443,85 @@ def test_all_wrong_names_are_listed_together() -> None:
     [line] = mistakes("model: {folder: a, names: [ok, a b, c d]}\n")
     expected = "a name has letters, digits and . _ - : / only, not 'a b', 'c d'"
     assert f"line 1: model.names: {expected}" == line
+
+
+@pytest.mark.parametrize(
+    ("engine", "numbers"),
+    [
+        ({"stalled_after_s": 60, "hung_after_s": 60}, ("60", "60")),
+        ({"stalled_after_s": 60, "hung_after_s": 40}, ("60", "40")),
+        ({"hung_after_s": 30}, ("30", "30")),
+        ({"stalled_after_s": 120.5}, ("120.5", "120")),
+    ],
+)
+def test_a_hang_is_told_before_it_is_ended(
+    engine: dict[str, float], numbers: tuple[str, str]
+) -> None:
+    """Otherwise nobody would ever read of it; defaults count too."""
+    lines = mistakes(yaml.safe_dump({"model": {"folder": "a"}, "engine": engine}))
+    expected = "engine: stalled_after_s ({}) must be less than hung_after_s ({})".format(*numbers)
+    assert [line.partition(": ")[2] for line in lines] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("sections", "chain", "limit"),
+    [
+        ({"service": {"stop_limit_s": 10}}, "45", "10"),
+        ({"service": {"stop_limit_s": 44.5}}, "45", "44.5"),
+        (
+            {"service": {"stop_limit_s": 10}, "webui": {"stop_timeout_s": 1.5}},
+            "38.5",
+            "10",
+        ),
+        (
+            {
+                "service": {"stop_limit_s": 10},
+                "webui": {"stop_timeout_s": 1},
+                "engine": {"stop_timeout_s": 2.5},
+            },
+            "10.5",
+            "10",
+        ),
+    ],
+)
+def test_a_stop_that_would_be_cut_off_is_refused(
+    sections: dict[str, Any], chain: str, limit: str
+) -> None:
+    """With both numbers, what they are made of, and what to change."""
+    lines = mistakes(yaml.safe_dump({"model": {"folder": "a"}, **sections}))
+    expected = (
+        f"a stop may take {chain} s, more than service.stop_limit_s ({limit}):"
+        " webui.stop_timeout_s and 3 more, then engine.stop_timeout_s and 4 more; lower them, or"
+        " raise it"
+    )
+    assert [f"line 1: the file: {expected}"] == lines
+
+
+def test_a_stop_that_just_fits_is_taken() -> None:
+    """Ten seconds, as containers have them; without a limit everything is."""
+    limits = "service: {stop_limit_s: 10}\n"
+    times = "webui: {stop_timeout_s: 1}\nengine: {stop_timeout_s: 2}\n"
+    config = parse(f"{MINIMAL}{limits}{times}")
+    assert config.webui.stop_wait_s + config.engine.stop_wait_s == config.service.stop_limit_s == 10
+    assert (
+        parse("model: {folder: a}\nengine: {stop_timeout_s: 86400}\n").service.stop_limit_s is None
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 700))
+def test_no_stop_is_longer_than_what_is_outside_allows(
+    webui_s: int, engine_s: int, limit: int
+) -> None:
+    """A YAML is taken exactly where the whole chain fits."""
+    text = (
+        f"{MINIMAL}service: {{stop_limit_s: {limit}}}\nwebui: {{stop_timeout_s: {webui_s}}}\n"
+        f"engine: {{stop_timeout_s: {engine_s}}}\n"
+    )
+    fits = webui_s + 3 + engine_s + 4 <= limit
+    try:
+        parse(text)
+    except ConfigError:
+        assert not fits
+    else:
+        assert fits

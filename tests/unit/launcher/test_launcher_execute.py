@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,8 +16,10 @@ import pytest
 import yaml
 from support import free_port
 
+from launcher import execute
 from launcher.errors import LauncherError
 from launcher.execute import CannotStartError, exec_program
+from launcher.leftovers import UNDER_SUPERVISORD
 from launcher.paths import ROOT, Paths
 from launcher.programs import ENGINE, WEBUI
 
@@ -34,6 +39,7 @@ def paths(home: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
         raise BecameError(argv, env)
 
     monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.delenv(UNDER_SUPERVISORD, raising=False)
     return Paths.from_environ()
 
 
@@ -69,22 +75,28 @@ def test_a_refused_engine_leaves_its_reason(
     assert str(error) == state["evidence"]
 
 
-@pytest.mark.parametrize(("name", "expected"), [(ENGINE, "failed"), (WEBUI, None)])
-def test_a_taken_port_is_refused(
-    name: str, expected: str | None, paths: Paths, tmp_path: Path
-) -> None:
-    """Starting again would not help, so it is exit 78; only the engine has a state."""
+def test_a_webui_whose_port_is_taken_is_refused(paths: Paths, tmp_path: Path) -> None:
+    """Starting again would not help, so it is exit 78; the engine's state is not touched."""
+    with taken_port() as port:
+        error = refusal(WEBUI, tmp_path, webui={"port": port})
+    assert (CannotStartError, 78) == (type(error), error.exit_code)
+    assert str(error).startswith(f"{WEBUI}: port {port} is taken by ")
+    assert not paths.engine_state.exists()
+
+
+def test_an_engine_whose_port_is_taken_becomes_its_parent(paths: Paths, tmp_path: Path) -> None:
+    """Who holds it may be an earlier engine of ours, which the parent ends first."""
+    with taken_port() as port, pytest.raises(BecameError):
+        run(ENGINE, tmp_path, engine={"port": port})
+    assert not paths.engine_state.exists()
+
+
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        error = refusal(name, tmp_path, **{"engine" if name == ENGINE else name: {"port": port}})
-    assert (CannotStartError, 78) == (type(error), error.exit_code)
-    assert str(error).startswith(f"{name}: ")
-    assert str(port) in str(error)
-    found = json.loads(paths.engine_state.read_text()) if paths.engine_state.exists() else {}
-    assert (expected, expected and WORDS) == (found.get("phase"), found.get("message"))
-    assert (expected and str(error)) == found.get("evidence")
+        yield taken.getsockname()[1]
 
 
 def test_without_any_configuration_a_refused_engine_tells_so(paths: Paths) -> None:
@@ -104,7 +116,8 @@ def test_an_engine_that_can_start_writes_no_state(paths: Paths, tmp_path: Path) 
         run(ENGINE, tmp_path, engine={"port": free_port()})
     argv, env = caught.value.args
     assert (sys.executable, "-P", "-m", "launcher.engine") == argv[:4]
-    assert (str(paths.engine_state) in argv, env["HF_HUB_OFFLINE"]) == (True, "1")
+    settings = json.loads(argv[4])
+    assert (str(paths.engine_state), "1") == (settings["state"], env["HF_HUB_OFFLINE"])
     assert not paths.engine_state.exists()
 
 
@@ -117,11 +130,26 @@ def test_only_the_services_own_webui_says_where_it_listens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One started by hand beside the service must not pass for it; its port is the given one."""
-    monkeypatch.delenv("SUPERVISOR_PROCESS_NAME", raising=False)
+    monkeypatch.setattr(execute, "end_with_parent", lambda _: None)
     if manager is not None:
-        monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", manager)
+        monkeypatch.setenv(UNDER_SUPERVISORD, manager)
     port = free_port()
     with pytest.raises(BecameError) as caught:
         run(WEBUI, tmp_path, port)
     _, env = caught.value.args
     assert (str(port), expected) == (env["WEBUI_PORT"], "WEBUI_ADDRESS_FILE" in env)
+
+
+@pytest.mark.parametrize("name", [ENGINE, WEBUI])
+@pytest.mark.parametrize("managed", [True, False])
+def test_what_supervisord_started_is_stopped_with_it(
+    name: str, managed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would stop it after a SIGKILL of supervisord; one started by hand lives on."""
+    asked: list[int] = []
+    monkeypatch.setattr(execute, "end_with_parent", asked.append)
+    if managed:
+        monkeypatch.setenv(UNDER_SUPERVISORD, name)
+    with pytest.raises(BecameError):
+        run(name, tmp_path, free_port() if name == WEBUI else None)
+    assert asked == ([signal.SIGTERM] if managed else [])

@@ -13,11 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher import programs
-from launcher.config import MODE_ENDINGS, THINKING_TOKENS, DeployConfig
-from launcher.engine import KILL_GRACE_S, Settings, parse_arguments
+from launcher.config import (
+    ENGINE_STOP_MARGIN_S,
+    MODE_ENDINGS,
+    THINKING_TOKENS,
+    WEBUI_STOP_MARGIN_S,
+    DeployConfig,
+)
+from launcher.engine_preparation import Settings
+from launcher.leftovers import TAG, tag_of
 from launcher.paths import ROOT, Paths
 from launcher.programs import (
     ENGINE,
+    GPU_SHARE,
     NO_MEDIA_DOMAIN,
     WEBUI,
     Program,
@@ -44,11 +52,21 @@ def programs_of(**sections: Any) -> dict[str, Program]:
     return {p.name: p for p in programs_for(config_of(**sections), YAML, PATHS)}
 
 
-def engine_settings(**sections: Any) -> Settings:
-    """What the engine's parent understands of its own command line."""
+def engine_argv(**sections: Any) -> tuple[str, ...]:
+    """What is executed as the engine's parent, after the interpreter and its module."""
     process = engine_process(config_of(**sections), YAML, PATHS)
     assert (sys.executable, "-P", "-m", "launcher.engine") == process.argv[:4]
-    return parse_arguments(list(process.argv[4:]))
+    return process.argv[4:]
+
+
+def parent_settings(**sections: Any) -> Settings:
+    """What the engine's parent understands of its own command line."""
+    return Settings(**json.loads(engine_argv(**sections)[0]))
+
+
+def vllm_command(**sections: Any) -> list[str]:
+    """What the engine's parent starts."""
+    return list(engine_argv(**sections)[1:])
 
 
 def vllm_options(**sections: Any) -> argparse.Namespace:
@@ -59,7 +77,8 @@ def vllm_options(**sections: Any) -> argparse.Namespace:
     parser.add_argument("--port", type=int)
     parser.add_argument("--shutdown-timeout", type=int)
     parser.add_argument("--served-model-name", nargs="+")
-    command = engine_settings(**sections).command
+    parser.add_argument("--disable-access-log-for-endpoints")
+    command = vllm_command(**sections)
     parsed, rest = parser.parse_known_args(command[command.index("--model") :])
     parsed.rest = rest
     return parsed
@@ -131,22 +150,86 @@ def test_a_folder_is_relative_to_its_yaml(
 
 
 def test_the_engines_parent_is_told_its_files_and_times() -> None:
-    """Its own parser reads back what the YAML says; the stop has a margin over vLLM's."""
-    found = engine_settings(engine={"port": 8123, "start_timeout_s": 60, "stop_timeout_s": 7})
-    assert (PATHS.engine_state, PATHS.engine_crashes) == (found.state, found.crashes)
-    assert (found.port, found.start_timeout, found.stop_timeout) == (8123, 60.0, 12.0)
+    """It reads back what the YAML says; the stop has a margin over vLLM's."""
+    expected = Settings(
+        state=str(PATHS.engine_state),
+        crashes=str(PATHS.engine_crashes),
+        lock=str(PATHS.engine_lock),
+        webui=str(PATHS.webui_address),
+        webui_tag=tag_of(PATHS.run, "webui"),
+        port=8123,
+        model="first",
+        start_timeout=60.0,
+        stop_timeout=9.0,
+        stalled_after=25.0,
+        hung_after=50.0,
+        crash_limit=7,
+        good_run=30.0,
+        memory_timeout=11.0,
+        gpu_share=0.5,
+        gpu_count=4,
+    )
+    engine = {
+        "port": 8123,
+        "start_timeout_s": 60,
+        "stop_timeout_s": 7,
+        "stalled_after_s": 25,
+        "hung_after_s": 50,
+        "crash_limit": 7,
+        "good_run_s": 30,
+        "memory_timeout_s": 11,
+        "options": {"gpu_memory_utilization": 0.5, "tensor-parallel-size": 4},
+    }
+    model = {"folder": "m", "names": ["first", "second"]}
+    assert expected == parent_settings(model=model, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("options", "share", "count"),
+    [
+        ({}, GPU_SHARE, 1),
+        ({"gpu-memory-utilization": None}, GPU_SHARE, 1),
+        ({"gpu_memory_utilization": 1}, 1, 1),
+        ({"GPU-Memory-Utilization": 0.25}, 0.25, 1),
+        ({"tensor_parallel_size": 2, "pipeline-parallel-size": 3}, GPU_SHARE, 6),
+        ({"data-parallel-size": 2, "tensor-parallel-size": None}, GPU_SHARE, 2),
+    ],
+)
+def test_the_parent_knows_how_much_of_which_cards_vllm_will_take(
+    options: dict[str, Any], share: float, count: int
+) -> None:
+    """From vLLM's own options in each spelling, else vLLM's default."""
+    found = parent_settings(engine={"options": options})
+    assert (share, count) == (found.gpu_share, found.gpu_count)
+
+
+def test_each_program_carries_the_tag_of_its_installation() -> None:
+    """What outlives it is known by that, and vLLM's processes do not write over it."""
+    engine = engine_process(config_of(), YAML, PATHS).env
+    webui = webui_process(config_of(), YAML, PATHS, "127.0.0.1", 7860).env
+    assert engine[TAG] == tag_of(PATHS.run, ENGINE)
+    assert webui[TAG] == tag_of(PATHS.run, WEBUI)
+    assert engine[TAG] != webui[TAG]
+    assert engine["SPT_NOENV"] == "1"
+
+
+def test_the_tag_is_no_setting() -> None:
+    """Another run folder is another installation, whatever the YAML says."""
+    elsewhere = Paths(PATHS.etc, Path("/srv/other/run"))
+    env = engine_process(config_of(), YAML, elsewhere).env
+    assert env[TAG] == tag_of(elsewhere.run, ENGINE) != tag_of(PATHS.run, ENGINE)
 
 
 def test_vllm_is_this_environments_own() -> None:
     """Without engine.command the module of this interpreter runs, away from the cwd's files."""
     expected = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    assert expected == engine_settings().command[:4]
+    assert expected == vllm_command()[:4]
 
 
 def test_another_command_gets_the_same_options() -> None:
     """engine.command replaces the program, not what it is told."""
-    own, other = engine_settings(), engine_settings(engine={"command": ["docker", "run", "vllm"]})
-    assert ["docker", "run", "vllm", *own.command[4:]] == other.command
+    own, other = vllm_command(), vllm_command(engine={"command": ["docker", "run", "vllm"]})
+    assert ["docker", "run", "vllm", *own[4:]] == other
 
 
 def test_vllm_is_told_model_names_and_where_to_listen() -> None:
@@ -202,6 +285,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
             "max_requests": 9,
             "cache_mb": 5,
             "json_keep_alive": True,
+            "stop_timeout_s": 4.5,
         },
     )
     expected = WebuiSettings(
@@ -226,6 +310,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         uploads=PATHS.run / "uploads",
         engine_state=PATHS.engine_state,
         address_file=PATHS.webui_address,
+        stop_timeout_s=4.5,
     )
     env = webui_process(config, YAML, PATHS, "0.0.0.0", 9000).env
     assert expected == WebuiSettings.from_environ(env)
@@ -265,16 +350,16 @@ def test_the_engine_starts_first_and_stops_last() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.floats(5, 86_400))
+@given(st.floats(1, 86_400))
 def test_each_keeper_of_a_stop_waits_longer_than_the_one_below(stop_timeout: float) -> None:
     """vLLM drains, then its parent kills, and only then would supervisord."""
     engine = {"stop_timeout_s": stop_timeout}
     vllm = vllm_options(engine=engine).shutdown_timeout
-    parent = engine_settings(engine=engine).stop_timeout
+    parent = parent_settings(engine=engine).stop_timeout
     supervisord = programs_of(engine=engine)[ENGINE].stopwaitsecs
     assert abs(vllm - stop_timeout) <= 0.5
-    assert vllm < parent
-    assert parent + KILL_GRACE_S < supervisord
+    assert vllm + 1 < parent
+    assert parent + ENGINE_STOP_MARGIN_S <= supervisord
 
 
 @settings(deadline=None, max_examples=20)
@@ -282,7 +367,7 @@ def test_each_keeper_of_a_stop_waits_longer_than_the_one_below(stop_timeout: flo
 def test_the_webui_has_time_to_drain(stop_timeout: float) -> None:
     """supervisord waits longer than the WebUI lets open answers finish."""
     found = programs_of(webui={"stop_timeout_s": stop_timeout})
-    assert found[WEBUI].stopwaitsecs > stop_timeout
+    assert found[WEBUI].stopwaitsecs >= stop_timeout + WEBUI_STOP_MARGIN_S
 
 
 def changed_by(**sections: Any) -> set[str]:
@@ -299,6 +384,9 @@ def changed_by(**sections: Any) -> set[str]:
         ({"engine": {"environment": {"A": "1"}}}, {ENGINE}),
         ({"engine": {"command": ["other"]}}, {ENGINE}),
         ({"engine": {"stop_timeout_s": 60.0}}, {ENGINE}),
+        ({"engine": {"hung_after_s": 60.0}}, {ENGINE}),
+        ({"engine": {"crash_limit": 4}}, {ENGINE}),
+        ({"service": {"stop_limit_s": 600.0}}, set()),
         ({"engine": {"port": 8123}}, {ENGINE, WEBUI}),
         ({"model": {"folder": "other"}}, {ENGINE}),
         ({"model": {"folder": "checkpoint", "names": ["x"]}}, {ENGINE, WEBUI}),

@@ -83,7 +83,8 @@ def test_supervisord_keeps_and_ends_a_program_as_meant(name: str, paths: Paths) 
     process = processes_of(read_by_supervisord(rendered(config_of(), paths)))[name]
     assert process.autostart is True
     assert RestartWhenExitUnexpected is process.autorestart
-    assert process.exitcodes == [0, ConfigError.exit_code, EX_CONFIG]
+    # An exit of 0 that supervisord has not asked for is somebody's kill.
+    assert process.exitcodes == [ConfigError.exit_code, EX_CONFIG]
     assert process.stopsignal == signal.SIGTERM
     assert (process.killasgroup, process.stopasgroup) == (True, False)
 

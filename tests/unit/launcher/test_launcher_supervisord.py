@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import xmlrpc.client
 from collections.abc import Iterator
 
 import pytest
+from support import wait_for
 
 from launcher.errors import LauncherError
 from launcher.paths import Paths
@@ -29,11 +32,15 @@ class FakeRpc:
 
 @pytest.fixture
 def process(paths: Paths) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that plays supervisord, as the pid file says."""
-    with subprocess.Popen(["sleep", "60"]) as found:
+    """A process that plays supervisord, as the pid file says, with our file on its command line."""
+    script = "trap 'sleep 0.5; exit' TERM; sleep 60 & echo up; wait"
+    command = ["sh", "-c", script, "supervisord", "-c", str(paths.supervisord_conf)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as found:
+        assert found.stdout is not None
+        assert found.stdout.readline() == b"up\n"
         paths.pidfile.write_text(f"{found.pid}\n")
         yield found
-        found.kill()
+        os.killpg(found.pid, signal.SIGKILL)
 
 
 def supervisord_that(
@@ -110,3 +117,26 @@ def test_one_that_does_not_end_is_reported(
         " its log tells what it waits for: `launch logs supervisord`"
     )
     assert expected == str(caught.value)
+
+
+def test_another_process_with_its_id_is_not_ours(paths: Paths) -> None:
+    """A pid file that outlived its process names a stranger one day."""
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        paths.pidfile.write_text(f"{stranger.pid}\n")
+        found = Supervisord(paths)
+        os.kill(stranger.pid, signal.SIGSTOP)
+        assert (found.process(), found.is_stopped()) == (None, False)
+        stranger.kill()
+
+
+def test_one_that_was_stopped_is_there_and_does_not_run(
+    process: subprocess.Popen[bytes], paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked anything, because it would never answer."""
+    found = supervisord_that(AssertionError("asked"), paths, monkeypatch)
+    assert not found.is_stopped()
+    process.send_signal(signal.SIGSTOP)
+    wait_for(found.is_stopped, 60, "a stop")
+    assert not found.is_running()
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: not found.is_stopped(), 60, "that it runs on")

@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from webui.gateway.answers import AnswerEvents, StrayTags, without_stray_tags
+from webui.gateway.errors import ApiError
 
 # Empty ones come while a character is not whole yet.
 WORDS = (
@@ -177,3 +178,14 @@ def test_a_thought_without_an_answer_is_held_back() -> None:
     assert events.used["completion_tokens"] == 18
     assert documents(whole)[-1]["usage"]["completion_tokens"] == 18
     assert sum("role" in c["delta"] for d in documents(whole) for c in d["choices"]) == 1
+
+
+def test_engine_whose_core_has_died_is_told_as_such() -> None:
+    """vLLM's words name a log that clients do not have; other errors pass as they are."""
+    words = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+    event = f"data: {json.dumps({'error': {'message': words, 'code': 500}})}\n\n".encode()
+    with pytest.raises(ApiError) as raised:
+        shaper().feed(event)
+    assert raised.value.code == "engine_restarted"
+    other = b'data: {"error":{"message":"too long","code":400}}\n\n'
+    assert shaper().feed(other) == other

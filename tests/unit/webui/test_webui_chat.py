@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -165,49 +163,6 @@ def test_broken_answer_keeps_what_had_come(monkeypatch: pytest.MonkeyPatch) -> N
     last = updates(monkeypatch, [Delta("", "half"), EngineError("It went away.")])[-1]
     assert last.conversation == finished(Conversation((Turn("q", answer="half"),)))
     assert (last.problem, last.unanswered) == ("It went away. What had come is kept.", False)
-
-
-def write_state(path: Path, **more: Any) -> None:
-    state = {"phase": "loading", "message": "loading the model", "pid": os.getpid()}
-    path.write_text(json.dumps(state | more))
-
-
-@pytest.mark.parametrize(
-    ("state", "phase", "message"),
-    [
-        ({"started_at": 0}, "loading", "loading the model"),
-        ({"phase": "ready"}, "down", "the engine does not answer"),
-        ({"pid": 2**22 + 1}, "down", "the engine is not running"),
-        ({"pid": 2**22 + 1, "phase": "failed", "message": "no disk"}, "failed", "no disk"),
-    ],
-)
-def test_explanation_believes_only_the_living(
-    tmp_path: Path, state: dict[str, Any], phase: str, message: str
-) -> None:
-    """A state file whose writer was killed explains nothing; a last word does."""
-    path = tmp_path / "engine.json"
-    write_state(path, **state)
-    status = EngineProbe(None, "http://x", path).explanation()  # type: ignore[arg-type]
-    assert (status.ready, status.phase, status.message) == (False, phase, message)
-
-
-def test_explanation_knows_how_long_it_has_been(tmp_path: Path) -> None:
-    """Seconds count from the start of the engine."""
-    path = tmp_path / "engine.json"
-    write_state(path, started_at=time.time() - 100)
-    seconds = EngineProbe(None, "http://x", path).explanation().seconds  # type: ignore[arg-type]
-    assert seconds is not None
-    assert 100 <= seconds < 160
-
-
-@pytest.mark.parametrize("content", [None, "", "[1]", "{"])
-def test_unreadable_state_is_no_state(tmp_path: Path, content: str | None) -> None:
-    """A missing or torn file means that nothing is known."""
-    path = tmp_path / "engine.json"
-    if content is not None:
-        path.write_text(content)
-    probe = EngineProbe(None, "http://x", path)  # type: ignore[arg-type]
-    assert probe.explanation().message == "the engine is not running"
 
 
 def test_banner_cannot_carry_markup() -> None:

@@ -14,6 +14,7 @@ from webui.gateway.fields import FIELDS, check_fields
 CHAT = "/chat/completions"
 
 
+@pytest.mark.fault(13, "what OpenAI's client can send is taken")
 @pytest.mark.parametrize(
     ("path", "parameters"), [(CHAT, chat), ("/completions", text)], ids=["chat", "text"]
 )
@@ -33,6 +34,7 @@ def test_the_engine_knows_what_it_gets() -> None:
         assert FIELDS[path].used <= set(request.model_fields)
 
 
+@pytest.mark.fault(13, "what OpenAI's client can send is taken")
 def test_what_has_no_effect_is_taken_out() -> None:
     """The rest stays, in its order."""
     document = {"model": "one", "store": True, "messages": [], "user": "me"}
@@ -41,6 +43,8 @@ def test_what_has_no_effect_is_taken_out() -> None:
     assert not check_fields(CHAT, document)
 
 
+@pytest.mark.fault(13, "400 that names the field")
+@pytest.mark.fault(14, "400; the engine is asked nothing")
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,6 +79,9 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
+@pytest.mark.fault(10, "400 that names the field")
+@pytest.mark.fault(11, "400 that names the field")
+@pytest.mark.fault(15, "400 beyond 16 KB or 32 levels")
 @pytest.mark.parametrize(
     ("name", "within", "beyond"),
     [
@@ -106,6 +113,7 @@ def test_prompts_that_pass(prompt: Any) -> None:
     assert not check_fields("/completions", {"prompt": prompt})
 
 
+@pytest.mark.fault(10, "400 that names the field")
 @pytest.mark.parametrize("prompt", [["a"] * 17, [[1]] * 10_000])
 def test_too_many_prompts(prompt: Any) -> None:
     """Each would be a request of its own."""
@@ -114,6 +122,7 @@ def test_too_many_prompts(prompt: Any) -> None:
     assert caught.value.code == "invalid_parameter"
 
 
+@pytest.mark.fault(10, "400 that names the field")
 @pytest.mark.parametrize("value", ["4", [], {}, 1.5, True])
 def test_a_number_is_a_number(value: Any) -> None:
     """The engine would make ten thousand of a text."""
@@ -128,6 +137,7 @@ def test_wrong_types_are_left_to_the_engine() -> None:
     assert not check_fields(CHAT, document)
 
 
+@pytest.mark.fault(15, "400 beyond 16 KB or 32 levels")
 def test_parameters_of_a_tool_are_a_grammar_too() -> None:
     """Each may be as large as a schema, not more."""
     tool = {"type": "function", "function": {"name": "f", "parameters": nested(20)}}
@@ -139,6 +149,7 @@ def test_parameters_of_a_tool_are_a_grammar_too() -> None:
         assert caught.value.param == "tools"
 
 
+@pytest.mark.fault(11, "400 that names the field")
 def test_scores_of_the_prompt_cannot_be_had() -> None:
     """``echo`` with ``logprobs`` would compute them for the whole vocabulary."""
     assert not check_fields("/completions", {"echo": True})

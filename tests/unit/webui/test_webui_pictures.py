@@ -79,6 +79,9 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+@pytest.mark.fault(3, "400 by the header, in less than 20 MB")
+@pytest.mark.fault(4, "400 by the header")
+@pytest.mark.fault(5, "400 for those that the model cannot take")
 @pytest.mark.parametrize(
     "size",
     [
@@ -102,6 +105,7 @@ def test_what_would_take_gigabytes_is_refused_by_its_header(
     assert caught.value.code == "image_dimensions"
 
 
+@pytest.mark.fault(5, "the others are taken")
 @pytest.mark.parametrize("size", [(1, 1), (31, 120), (700, 32), (3024, 300), (7000, 7000)])
 def test_unusual_sizes_that_the_processor_can_take(size: tuple[int, int]) -> None:
     """Small, narrow and large ones pass."""
@@ -113,6 +117,7 @@ def test_crops_of_admitted_pictures_have_a_limit() -> None:
     assert cost_of(3024, 3024).crops == MAX_CROPS
 
 
+@pytest.mark.fault(6, "known kinds are told by their first bytes")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_kinds_are_told_by_their_first_bytes(tmp_path: Path, kind: str) -> None:
     """Whatever the name says."""
@@ -123,6 +128,7 @@ def test_kinds_are_told_by_their_first_bytes(tmp_path: Path, kind: str) -> None:
     assert found.fits == (kind not in {"WEBP", "AVIF"}), "those are written anew"
 
 
+@pytest.mark.fault(6, "400 that names the format")
 @pytest.mark.parametrize(
     ("data", "word"),
     [
@@ -143,6 +149,7 @@ def test_other_kinds_are_named(data: bytes, word: str) -> None:
     assert caught.value.code == "image_format"
 
 
+@pytest.mark.fault(7, "400 that says so, or a picture")
 @pytest.mark.parametrize(
     "data",
     [b"", b"x", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"GIF89a", b"BM"],
@@ -161,6 +168,7 @@ def test_a_turned_photo_is_measured_as_it_is_shown() -> None:
     assert (header(data).width, header(data).height) == (40, 80)
 
 
+@pytest.mark.fault(7, "400 that says so, or a picture")
 def test_damaged_exif_is_no_reason_to_refuse() -> None:
     """The picture is shown as it is stored."""
     data = encoded(Image.new("RGB", (80, 40), "red"), "JPEG", exif=b"Exif\0\0MM\0*\0\0\xff\xff")
@@ -213,6 +221,7 @@ def test_every_mode_becomes_plain_colour_on_white(mode: str) -> None:
         assert min(seen.getpixel((101, 200))) < 200
 
 
+@pytest.mark.fault(7, "400 that says so, or a picture")
 def test_a_damaged_picture_is_a_sentence() -> None:
     """Cut in half, with a whole header."""
     data = encoded(Image.effect_noise((3100, 200), 90), "PNG")
@@ -220,6 +229,7 @@ def test_a_damaged_picture_is_a_sentence() -> None:
         normalised(data[: len(data) // 2], header(data), "It")
 
 
+@pytest.mark.fault(7, "400 that says so, or a picture")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_no_damage_makes_us_fail(kind: str) -> None:
     """Fifty times some bytes changed near the beginning: a picture, or a sentence."""
@@ -238,6 +248,7 @@ def test_no_damage_makes_us_fail(kind: str) -> None:
     assert 0 < refused < 50
 
 
+@pytest.mark.fault(7, "400 that says so, or a picture")
 def test_odd_exif_is_survived() -> None:
     """The tag for turning counts; what else is in there is not even read."""
     exif = Image.Exif()
@@ -283,6 +294,7 @@ def test_grey_with_a_transparent_shade() -> None:
     assert normalised(data, header(data), "It")[0] == "image/png"
 
 
+@pytest.mark.fault(6, "400 that names the format")
 def test_a_gif_that_begins_with_a_book_is_refused() -> None:
     """Reading megabytes of comments takes minutes."""
     gif = encoded(Image.new("P", (20, 10)), "GIF")
