@@ -69,7 +69,7 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
     failed = [" ".join(check) for check in checks if _run(check, environ) != 0]
     if failed:  # said before pytest, whose summary must come last
         say(f"FAILED: {'; '.join(failed)}. The tests run all the same.")
-    report = [] if pytest_arguments else ["--fault-report", str(FAULT_REPORT)]
+    report = [] if pytest_arguments else [f"--fault-report={FAULT_REPORT}"]
     status = _run(["pytest", *pytest_arguments, *report], environ)
     return status or (1 if failed else 0)
 
