@@ -6,6 +6,7 @@ file are reported at once, each with its line, its YAML path and what to write i
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,9 +161,9 @@ class EngineConfig(_Section):
     )
 
     @property
-    def stop_wait_s(self) -> float:
+    def stop_wait_s(self) -> int:
         """When supervisord kills it; by then its parent has killed what did not stop."""
-        return self.stop_timeout_s + 2 * ENGINE_STOP_MARGIN_S
+        return math.ceil(self.stop_timeout_s + 2 * ENGINE_STOP_MARGIN_S)
 
     @model_validator(mode="after")
     def _is_told_before_it_is_ended(self) -> Self:
@@ -257,9 +258,9 @@ class WebuiConfig(_Section):
     )
 
     @property
-    def stop_wait_s(self) -> float:
+    def stop_wait_s(self) -> int:
         """When supervisord kills it."""
-        return self.stop_timeout_s + WEBUI_STOP_MARGIN_S
+        return math.ceil(self.stop_timeout_s + WEBUI_STOP_MARGIN_S)
 
 
 class ServiceConfig(_Section):

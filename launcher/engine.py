@@ -93,9 +93,11 @@ class Engine:
         self._health: Question | None = None
         self._health_asked = self._died_at = 0.0
         self._watch_: Watch | None = None
+        self._webui_tag = os.environ.get(TAG, "").rpartition("-")[0] + "-webui"
         self._output = b""
         self._below: list[int] = []
         self._found_at = self._looked_at = self._began
+        self._stopped_since = self._stopped_looked = self._began
 
     def run(self) -> int:
         """Prepare, start, watch, clean up; the exit code for supervisord."""
@@ -103,15 +105,14 @@ class Engine:
         try:
             self._preparation.run()
             child = self._spawn()
+            self._began = time.monotonic()
         except StoppedError:
             self._ledger.clear()
             self._state.write(STOPPED, "stopped")
             return 0
         except CannotStartError as error:
             return self._failed(error.cause, error.exit_code, error.message)
-        self._stop.tell = child.terminate
-        if self._stop.since is not None:  # asked to stop while we started
-            child.terminate()
+        self._stop.connect(child.terminate)
         try:
             ended_for = self._watch(child)
         finally:
@@ -170,6 +171,8 @@ class Engine:
         self._look_beside(now)
         if self._watch_ is not None:
             return self._look_at_core(now) or self._look_at_progress(self._watch_)
+        if (cause := self._look_for_stopped(now)) is not None:
+            return cause
         if self._is_healthy():
             self._be_ready()
         elif now - self._began > self._settings.start_timeout:
@@ -178,23 +181,33 @@ class Engine:
             return Cause("not_ready", f"not ready after {limit:g} s", fix)
         return None
 
+    def _look_for_stopped(self, now: float) -> Cause | None:
+        """While it loads, a process that has been stopped is the only hang that can be told."""
+        if now - self._stopped_looked < LOOK_BESIDE_S:
+            return None
+        self._stopped_looked = now
+        if not self._is_stopped():
+            self._stopped_since = now
+        if now - self._stopped_since <= self._settings.hung_after:
+            return None
+        words = f"one of its processes was stopped for {now - self._stopped_since:.0f} s"
+        return Cause(STALLED, words, "it was ended and is started again")
+
     def _be_ready(self) -> None:
         self._ready_since = time.time()
         self._announce(READY, "ready", ready_since=self._ready_since)
         self._watch_ = Watch(
             self._settings.port, self._settings.model, self._is_stopped, time.monotonic
         )
-        # What was said before, half a line included, explains no later end.
-        self._log.forget()
-        self._output = b""
+        self._log.serve()
+        self._output = b""  # half a line of before
 
     def _look_at_core(self, now: float) -> Cause | None:
         """vLLM says at once that its core has died, and then takes seconds to leave."""
         if self._died_at:
             words = "vLLM's engine process ended; its log says why"
             ended = Cause("killed", words) if now - self._died_at > LAST_WORDS_S else None
-            found = self._log.cause() if ended else None
-            return found if found and found.code != UNKNOWN else ended
+            return ended and (self._known_cause() or ended)
         if self._health is not None or now - self._health_asked >= HEALTH_S:
             self._health_asked = now if self._health is None else self._health_asked
             answer = self._health_answer()
@@ -246,7 +259,7 @@ class Engine:
         self._looked_at = now
         pid = read_document(Path(self._settings.webui)).get("pid")
         # The file may be an old one, and the number a stranger's by now.
-        if not isinstance(pid, int) or environment_of(pid).get(TAG) != self._settings.webui_tag:
+        if not isinstance(pid, int) or environment_of(pid).get(TAG) != self._webui_tag:
             return
         if wake([pid]):
             say(f"the WebUI (process {pid}) had been stopped; it runs on")
@@ -318,11 +331,18 @@ class Engine:
         """In words that may be shown to anyone; the log's own line is for this machine only."""
         if status < 0:
             return Cause("killed", f"vLLM was killed by signal {-status}")
+        if (known := self._known_cause()) is not None:
+            return known
         found = self._log.cause()
-        if found is not None and found.code != UNKNOWN:
-            return found
         words = f"vLLM ended by itself (exit {status}); its log says why"
         return Cause(UNKNOWN, words, "", found.evidence if found else "")
+
+    def _known_cause(self) -> Cause | None:
+        """What the log names; an engine that was ready has had nothing against its options."""
+        found = self._log.cause()
+        if found is None or found.code == UNKNOWN:
+            return None
+        return None if found.permanent and self._ready_since is not None else found
 
 
 def main(argv: list[str]) -> int:

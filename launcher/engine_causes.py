@@ -146,13 +146,13 @@ _CAUSES: tuple[tuple[str, str, str, Fix], ...] = (
         "write another engine.port, or end the program that holds it",
     ),
     (
-        r"unrecognized arguments?: (?P<what>.*)",
+        r"unrecognized arguments?: (?P<what>--?[A-Za-z0-9-]+)",
         OPTIONS,
         "vLLM does not know {what}",
         "correct engine.options",
     ),
     (
-        r"error: argument (?P<what>-.*)",
+        r"error: argument (?P<what>-[A-Za-z0-9/-]+)",
         OPTIONS,
         "vLLM refused an option, {what}",
         "correct engine.options",

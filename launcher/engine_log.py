@@ -13,6 +13,8 @@ LOADING = "loading"
 WARMING = "warming up"
 SERVING = "opening the port"
 
+OF_THE_SERVER = "(APIServer"
+
 _SHARDS = re.compile(r"checkpoint shards:\s*\d+% Completed \| (\d+)/(\d+)")
 
 # The first match decides. Lines that match nothing change nothing.
@@ -44,18 +46,23 @@ class EngineLog:
     def __init__(self, keep: int = 400) -> None:
         self.phase = Phase(STARTING, "starting vLLM")
         self._tail: deque[str] = deque(maxlen=keep)
+        self._serving = False
 
     def feed(self, line: str) -> bool:
         """Take a line; True if the phase changed."""
+        if self._serving and line.startswith(OF_THE_SERVER):
+            return False
         self._tail.append(line.rstrip())
         if (phase := phase_of(line)) is None or phase == self.phase:
             return False
         self.phase = phase
         return True
 
-    def forget(self) -> None:
-        """Let go of the lines so far."""
+    def serve(self) -> None:
+        """It is ready. What was said before explains no later end, nor does what the API's server
+        says from now on: words of requests are in it."""
         self._tail.clear()
+        self._serving = True
 
     def cause(self) -> Cause | None:
         """Why it ended, as far as the log tells."""

@@ -17,7 +17,7 @@ from typing import TextIO
 from launcher.engine_causes import OUT_OF_MEMORY, UNKNOWN, Cause
 from launcher.engine_state import STARTING, STOPPING, WAITING, CrashLedger, StateFile
 from launcher.gpu_memory import cards
-from launcher.leftovers import TAG, kill_all, tagged
+from launcher.leftovers import TAG, kill, tagged
 
 EX_SOFTWARE = 70
 """The engine ended by itself, whatever it said, or was ended because it hung."""
@@ -40,7 +40,6 @@ class Settings:
     lock: str
     webui: str
     """Where the WebUI writes its process id, so that one that was stopped is woken."""
-    webui_tag: str
     port: int
     model: str
     start_timeout: float
@@ -83,7 +82,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.since: float | None = None
-        self.tell: Callable[[], None] = lambda: None
+        self._tell: Callable[[], None] | None = None
+        self._told = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle)
 
@@ -94,7 +94,17 @@ class Stop:
         """As a signal does."""
         if self.since is None:
             self.since = time.monotonic()
-            self.tell()
+        self._pass_on()
+
+    def connect(self, tell: Callable[[], None]) -> None:
+        """Call this once, of a stop that comes or of one that has come already."""
+        self._tell = tell
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self.since is not None and self._tell is not None and not self._told:
+            self._told = True
+            self._tell()
 
 
 class Preparation:
@@ -183,14 +193,24 @@ class Preparation:
         tag = os.environ.get(TAG)
         if not tag:
             return
-        killed, left = kill_all(lambda: tagged([tag]), self._settings.memory_timeout)
-        if killed:
-            say(f"ended what an earlier engine had left: processes {sorted(killed)}")
-        if left:
-            evidence = f"processes {sorted(left)}"
+        killed: set[int] = set()
+
+        def is_clean() -> bool:
+            left = tagged([tag])
+            kill(left)
+            killed.update(left)
+            return not left
+
+        if is_clean():
+            return
+        self._state.write(WAITING, "waiting until what an earlier engine left has ended")
+        if not self._wait(is_clean, self._settings.memory_timeout, POLL_S):
+            evidence = f"processes {sorted(tagged([tag]))}"
             words = "what an earlier engine left cannot be ended"
             cause = Cause("leftovers", words, "restart the machine", evidence)
+            self._ledger.add(cause)
             raise CannotStartError(cause, EX_TEMPFAIL)
+        say(f"ended what an earlier engine had left: processes {sorted(killed)}")
 
     def _shortages(self) -> list[str]:
         if not self._settings.gpu_share:

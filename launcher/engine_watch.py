@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 CHECK_S = 5.0
-PROBE_S = 120.0
+PROBE_S = 30.0
 """An idle engine is asked for a token this often."""
 ANSWER_LIMIT_S = 10.0
 CONNECT_S = 1.0

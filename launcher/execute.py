@@ -37,6 +37,9 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
     Raises:
         LauncherError: it could not start; nothing was executed.
     """
+    if UNDER_SUPERVISORD in os.environ:
+        # Nobody would stop it later, and nobody would read what it says. This outlives exec.
+        end_with_parent(signal.SIGTERM)
     paths = Paths.from_environ()
     paths.make_private_folders()
     if name == WEBUI:
@@ -47,7 +50,8 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
         # Otherwise the page and `status` would go on telling what an earlier engine did. The
         # reason may hold paths, so it is for this machine's own commands only.
         words = "the engine cannot be started as it is configured; its log says why"
-        StateFile(paths.engine_state).fail(Cause(OPTIONS, words, evidence=str(error)))
+        if UNDER_SUPERVISORD in os.environ:  # by hand, another engine may well be running
+            StateFile(paths.engine_state).fail(Cause(OPTIONS, words, evidence=str(error)))
         raise
     _become(process)
 
@@ -73,7 +77,4 @@ def _webui(paths: Paths, config: str | None, host: str | None, port: int | None)
 
 
 def _become(process: Process) -> NoReturn:
-    if UNDER_SUPERVISORD in os.environ:
-        # Nobody would stop it later, and nobody would read what it says. This outlives exec.
-        end_with_parent(signal.SIGTERM)
     os.execvpe(process.argv[0], process.argv, {**os.environ, **process.env})  # noqa: S606

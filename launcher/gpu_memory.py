@@ -56,7 +56,7 @@ def cards(count: int | None = None, visible: str | None = None) -> list[Card]:
         visible: ``CUDA_VISIBLE_DEVICES``: indices or the beginnings of UUIDs.
     """
     try:
-        import pynvml  # vLLM itself depends on it; elsewhere it is not needed
+        import pynvml  # nvidia-ml-py, of the extra "gpu"
     except ImportError:
         return []
     try:
@@ -78,7 +78,8 @@ def _read(nvml: ModuleType, count: int | None, visible: str | None) -> list[Card
     else:
         uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
         chosen = _chosen(visible, uuids)
-    return [_card(nvml, index, handles[index]) for index in chosen[:count]]
+    cards = (_card(nvml, index, handles[index]) for index in chosen[:count])
+    return [card for card in cards if card is not None]
 
 
 def _chosen(visible: str, uuids: list[str]) -> list[int]:
@@ -94,7 +95,13 @@ def _chosen(visible: str, uuids: list[str]) -> list[int]:
     return chosen
 
 
-def _card(nvml: ModuleType, index: int, handle: Any) -> Card:
+def _card(nvml: ModuleType, index: int, handle: Any) -> Card | None:
+    """None for a card cut into slices (MIG): how full it is says nothing about one of them."""
+    try:
+        if nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return None
+    except nvml.NVMLError:
+        pass  # most cards cannot be cut
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     try:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)

@@ -29,8 +29,15 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def tag_of(run: Path, program: str) -> str:
-    """What the programs of one installation, known by its run folder, carry."""
-    digest = hashlib.sha256(os.fsencode(run.absolute())).hexdigest()[:16]
+    """What the programs of one installation, known by its run folder, carry.
+
+    The folder itself and not its path alone: containers of one image have the same paths.
+    """
+    identity = os.fsencode(run.resolve())
+    with contextlib.suppress(OSError):
+        found = run.stat()
+        identity += f" {found.st_dev} {found.st_ino}".encode()
+    digest = hashlib.sha256(identity).hexdigest()[:16]
     return f"{digest}-{program}"
 
 
@@ -66,13 +73,21 @@ def tagged(tags: Iterable[str], *, under_supervisord: bool = False) -> set[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         environment = environment_of(int(entry.name))
-        if environment.get(TAG) not in wanted:
+        if environment.get(TAG) not in wanted or not _is_ours(entry):
             continue
         if under_supervisord and UNDER_SUPERVISORD not in environment:
             continue
         if state_of(int(entry.name)) not in {"", "Z"}:
             found.add(int(entry.name))
     return found
+
+
+def _is_ours(process: Path) -> bool:
+    """Whether it runs as this user: anybody may carry the tag."""
+    try:
+        return process.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def state_of(pid: int) -> str:
@@ -118,13 +133,18 @@ def kill_all(find: Callable[[], Iterable[int]], limit_s: float) -> tuple[set[int
     killed: set[int] = set()
     while (left := set(find())) and time.monotonic() < deadline:
         killed |= left
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+        kill(left)
         time.sleep(POLL_S)
     return killed, left
+
+
+def kill(pids: Iterable[int]) -> None:
+    """Kill processes, and collect those that are children of this one."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def wake(pids: Iterable[int]) -> list[int]:

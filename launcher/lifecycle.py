@@ -154,6 +154,11 @@ def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -
     """Bring every program up, with the traces of an earlier failure removed."""
     paths.engine_crashes.unlink(missing_ok=True)
     if not supervisord.is_running():
+        if (silent := supervisord.process()) is not None:
+            raise LauncherError(
+                f"supervisord (process {silent.pid}) runs and does not answer: its socket"
+                f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
+            )
         _end_leftovers(paths, patience_s)
         paths.engine_state.unlink(missing_ok=True)
         supervisord.ensure_running()

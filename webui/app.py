@@ -62,7 +62,11 @@ class Webui:
             settings.max_upload_mb, settings.max_request_mb, settings.image_hosts
         )
         self._relay = Relay(
-            self._session, settings.upstream, self._unavailable, settings.keep_alive_s
+            self._session,
+            settings.upstream,
+            self._unavailable,
+            self._unfit,
+            settings.keep_alive_s,
         )
         self._images = Images(
             self._image_urls,
@@ -98,6 +102,10 @@ class Webui:
     def _unavailable(self) -> ApiError:
         status = self._probe.explanation()
         return engine_unavailable(status.message, status.retry_after)
+
+    def _unfit(self) -> ApiError | None:
+        status = self._probe.unfit()
+        return engine_unavailable(status.message, status.retry_after) if status else None
 
     async def _show_page(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._probe.closing:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeGuard
 import aiohttp
 
 PROBE_TIMEOUT_S = 2.0
+LOOK_AGAIN_S = 1.0
 RETRY_AFTER_S = 5
 RETRY_FAILED_S = 30
 
@@ -109,6 +110,8 @@ class EngineProbe:
         self._upstream = upstream
         self._model = model
         self._state_file = state_file
+        self._looked_at = float("-inf")
+        self._unfit: EngineStatus | None = None
         self.closing = False
         """Whether this process takes no more requests, however well the engine is."""
 
@@ -145,6 +148,16 @@ class EngineProbe:
         if state is not None and state.phase == "ready":
             return SILENT  # its parent has not noticed yet what we just did
         return state or DOWN
+
+    def unfit(self) -> EngineStatus | None:
+        """Why an engine that takes requests should get none: it hangs, or is being stopped. As its
+        parent wrote it, at most a second ago."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_AGAIN_S:
+            self._looked_at = now
+            state = _read_state(self._state_file)
+            self._unfit = state if state is not None and state.phase in UNFIT else None
+        return self._unfit
 
     async def _is_healthy(self) -> bool:
         return await self._get("/health") is not None

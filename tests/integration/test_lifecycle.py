@@ -114,7 +114,7 @@ def test_page_and_api_answer_while_the_engine_loads(deployment: Deployment) -> N
     assert status(deployment)["programs"]["vllm"]["message"] == "loading the model: part 1 of 2"
     assert deployment.launch("status").returncode == 1
     wait_for(lambda: get(f"{deployment.url}/readyz")[0] == 200, 20, "ready in the end")
-    assert deployment.launch("status").returncode == 0
+    wait_for(lambda: deployment.launch("status").returncode == 0, 5, "status says so too")
 
 
 @pytest.mark.fault(30, "three starts at most, then FATAL with the last cause")

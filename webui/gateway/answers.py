@@ -16,6 +16,8 @@ import orjson
 from webui.gateway.errors import engine_lost, is_lost
 
 # The parser of tool calls leaves these in the text.
+# An engine that is being stopped gives this, and no text, to whoever comes now.
+ABORTED = "abort"
 STRAY_TAGS = ("<tool_calls>", "</tool_calls>")
 _STRAY = re.compile("|".join(map(re.escape, STRAY_TAGS)))
 _THOUGHT = re.compile(rb'"reasoning":("(?:[^"\\]|\\.)*")')
@@ -226,6 +228,8 @@ class AnswerEvents:
         state, delta = self._choices[choice["index"]], choice["delta"]
         if state.ended:
             return False
+        if choice.get("finish_reason") == ABORTED:
+            raise engine_lost()
         self._count(choice, delta, state)
         self._pieces += 1
         state.ended = last = choice.get("finish_reason") is not None
@@ -299,6 +303,8 @@ class TextEvents:
         return b"".join([event + _END for event in events if self._is_wanted(event)])
 
     def _is_wanted(self, event: bytes) -> bool:
+        if event.startswith(b'data: {"error"') and b"EngineCore" in event:
+            raise engine_lost()
         if b'"usage":{' not in event:
             return True
         try:

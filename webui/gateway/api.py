@@ -19,6 +19,8 @@ from webui.gateway.chat import Chat, Form
 from webui.gateway.documents import encoded, parsed
 from webui.gateway.errors import (
     ApiError,
+    engine_lost,
+    is_lost,
     method_not_allowed,
     not_found,
     shutting_down,
@@ -254,6 +256,8 @@ class Gateway:
         if not document.get("stream"):
             async with await self._relay.open("POST", TEXT_PATH, encoded(document)) as response:
                 answer = await self._relay.read_json(response)
+            if is_lost(answer.get("error")):
+                raise engine_lost()
             exchange.count(answer.get("usage"))
             await exchange.send_json(encoded(answer), response.status)
             return

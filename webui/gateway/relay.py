@@ -120,12 +120,19 @@ class Relay:
         session: aiohttp.ClientSession,
         upstream: str,
         unavailable: Callable[[], ApiError],
+        unfit: Callable[[], ApiError | None],
         keep_alive_s: float,
     ) -> None:
+        """
+        Args:
+            unavailable: why an engine that refuses the connection does so.
+            unfit: why one that does not refuse should be asked nothing now.
+        """
         self._session = session
         self._upstream = upstream
         self._urls: dict[str, URL] = {}
         self._unavailable = unavailable
+        self._unfit = unfit
         self._keep_alive_s = keep_alive_s
         self._stopped = False
 
@@ -144,6 +151,8 @@ class Relay:
         """
         if self._stopped:
             raise shutting_down()
+        if method == "POST" and (error := self._unfit()) is not None:
+            raise error
         url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._upstream}{path}"))
         headers = JSON_HEADERS if body is not None else None
         try:
@@ -216,6 +225,8 @@ class Relay:
                 error = engine_stalled()
             except aiohttp.ClientError:
                 error = engine_lost()
+            except ApiError as lost:
+                error = lost
             except asyncio.CancelledError:
                 if not self._stopped:
                     raise

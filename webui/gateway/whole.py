@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from webui.gateway.answers import is_unanswered, shape
+from webui.gateway.answers import ABORTED, is_unanswered, shape
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded
 from webui.gateway.errors import engine_lost, is_lost
@@ -97,6 +97,8 @@ class WholeAnswers:
             ApiError: it should be JSON and is not, the second time either.
         """
         choices = answer["choices"]
+        if any(choice.get("finish_reason") == ABORTED for choice in choices):
+            raise engine_lost()
         await self._fill([choice for choice in choices if is_unanswered(choice)], request, answer)
         for choice in choices:
             shape(choice, tools=request.tools, thoughts=request.thoughts)

@@ -38,7 +38,7 @@ SCENES = {
     "code": 0.15,
     "long code": 0.02,
     "plain": 0.05,
-    "texture": 0.08,
+    "texture": 0.16,
 }
 # What to begin with: enough to learn what colours and shapes are.
 EASY_SCENES = {"single": 0.6, "row": 0.2, "group": 0.15, "plain": 0.05}

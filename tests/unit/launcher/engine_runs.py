@@ -64,7 +64,6 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
         "crashes": folder / "crashes.json",
         "lock": folder / "engine.lock",
         "webui": folder / "webui.json",
-        "webui_tag": "none",
         "port": 0,
         "model": "m",
         "start_timeout": 60.0,

@@ -470,7 +470,7 @@ def test_a_hang_is_told_before_it_is_ended(
         ({"service": {"stop_limit_s": 44.5}}, "45", "44.5"),
         (
             {"service": {"stop_limit_s": 10}, "webui": {"stop_timeout_s": 1.5}},
-            "38.5",
+            "39",
             "10",
         ),
         (
@@ -479,7 +479,7 @@ def test_a_hang_is_told_before_it_is_ended(
                 "webui": {"stop_timeout_s": 1},
                 "engine": {"stop_timeout_s": 2.5},
             },
-            "10.5",
+            "11",
             "10",
         ),
     ],

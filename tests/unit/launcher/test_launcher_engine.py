@@ -99,7 +99,7 @@ def test_only_a_known_cause_is_told_to_everyone(
         ("x", 595, None, EX_SOFTWARE, 3),
         ("x", 605, None, EX_SOFTWARE, 1),
         ("x: error: unrecognized arguments: --x", None, None, EX_CONFIG, 2),
-        ("x: error: unrecognized arguments: --x", 605, None, EX_CONFIG, 0),
+        ("x: error: unrecognized arguments: --x", 605, None, EX_SOFTWARE, 1),
         ("x", 595, STALLED, EX_SOFTWARE, 3),
         ("x", 605, STALLED, EX_SOFTWARE, 1),
         ("x", None, NOT_READY, EX_TEMPFAIL, 2),
@@ -397,12 +397,12 @@ def test_a_parent_that_was_stopped_itself_ends_nothing(start: Runs) -> None:
 
 def test_a_stopped_webui_is_woken(start: Runs, tmp_path: Path) -> None:
     """Its port would accept connections and answer none; whatever the file holds is no error."""
-    run = start("sh", "-c", "echo up; exec sleep 60", quick=True, webui_tag="ours")
+    run = start("sh", "-c", "echo up; exec sleep 60", quick=True, tag="ours-vllm")
     run.said("up")
     file = tmp_path / "webui.json"
     for content in ("", "{", '{"pid": "x"}', '{"pid": 4194305}', '{"pid": -1}'):
         file.write_text(content)
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, TAG: "ours"}) as webui:
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, TAG: "ours-webui"}) as webui:
         webui.send_signal(signal.SIGSTOP)
         file.write_text(json.dumps({"pid": webui.pid}))
         run.said(f"step3vl: the WebUI (process {webui.pid}) had been stopped; it runs on")

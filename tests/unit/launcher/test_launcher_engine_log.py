@@ -130,12 +130,13 @@ def test_only_the_end_of_the_log_is_remembered() -> None:
     assert log.cause() is None
 
 
-def test_what_was_forgotten_is_no_cause() -> None:
-    """Lines before forget() explain nothing, lines after it do, and the phase stays."""
+def test_what_was_said_before_it_served_is_no_cause() -> None:
+    """Lines after it are, but for the API server's: it quotes requests. The phase stays."""
     log = EngineLog()
     log.feed(START[2][0])
     log.feed("MemoryError")
-    log.forget()
+    log.serve()
+    log.feed("(APIServer pid=1) ERROR Error with model: error: unrecognized arguments: --x")
     assert (log.cause(), log.phase.name) == (None, LOADING)
     log.feed("KeyError: 'x'")
     assert log.cause() == Cause(UNKNOWN, "KeyError: 'x'", "", "KeyError: 'x'")

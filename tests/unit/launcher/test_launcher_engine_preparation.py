@@ -36,6 +36,7 @@ def nvmlDeviceGetCount(): return 1
 def nvmlDeviceGetHandleByIndex(index): return index
 def nvmlDeviceGetUUID(handle): return "GPU-1"
 def nvmlDeviceGetName(handle): return "NVIDIA Fake"
+def nvmlDeviceGetMigMode(handle): raise NVMLError
 def is_held():
     return os.path.exists(os.environ["FAKE_HOLD"])
 def nvmlDeviceGetMemoryInfo(handle):

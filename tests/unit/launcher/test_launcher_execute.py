@@ -55,6 +55,22 @@ def refusal(name: str, folder: Path, port: int | None = None, **sections: Any) -
     return caught.value
 
 
+@pytest.fixture
+def supervised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As supervisord starts it; but the tests need not end with their parent."""
+    monkeypatch.setenv(UNDER_SUPERVISORD, ENGINE)
+    monkeypatch.setattr(execute, "end_with_parent", lambda _number: None)
+
+
+def test_an_engine_refused_by_hand_says_nothing_of_the_one_that_runs(
+    paths: Paths, tmp_path: Path
+) -> None:
+    """The state belongs to the service, which may well be serving."""
+    paths.make_private_folders()
+    refusal(ENGINE, tmp_path, model={"folder": "nowhere"})
+    assert not paths.engine_state.exists()
+
+
 @pytest.mark.parametrize(
     ("sections", "code", "words"),
     [
@@ -63,7 +79,12 @@ def refusal(name: str, folder: Path, port: int | None = None, **sections: Any) -
     ],
 )
 def test_a_refused_engine_leaves_its_reason(
-    sections: dict[str, Any], code: int, words: str, paths: Paths, tmp_path: Path
+    sections: dict[str, Any],
+    code: int,
+    words: str,
+    paths: Paths,
+    tmp_path: Path,
+    supervised: None,
 ) -> None:
     """This start is told of, not an earlier one; what holds paths is evidence, for here only."""
     paths.make_private_folders()
@@ -99,7 +120,9 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def test_without_any_configuration_a_refused_engine_tells_so(paths: Paths) -> None:
+def test_without_any_configuration_a_refused_engine_tells_so(
+    paths: Paths, supervised: None
+) -> None:
     """The file in use may be gone by the time of a restart."""
     paths.make_private_folders()
     paths.active_config.write_text("/gone.yaml")

@@ -33,6 +33,7 @@ class FakeDriver:
     processes: list[tuple[int, int | None]] = field(default_factory=list)
     bytes_for_text: bool = False
     fails_at: str = ""
+    cut: set[int] = field(default_factory=set)
     open: int = 0
 
     NVMLError = NVMLError
@@ -63,6 +64,9 @@ class FakeDriver:
 
     def nvmlDeviceGetName(self, handle: int) -> str | bytes:  # noqa: N802
         return self._text(self._say("nvmlDeviceGetName", f"NVIDIA {handle}"))
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:  # noqa: N802
+        return [int(handle in self.cut), 0]
 
     def nvmlDeviceGetMemoryInfo(self, _: int) -> Any:  # noqa: N802
         memory = SimpleNamespace(total=80 * GIB, free=round(self.free * GIB))
@@ -143,6 +147,12 @@ def test_a_card_is_read_whole(as_bytes: bool, driver: FakeDriver) -> None:
     assert card.name.removesuffix("\ufffd") == "NVIDIA 0"
     assert (card.total, card.free) == (80 * GIB, round(20.5 * GIB))
     assert card.holders == {7: 3 * GIB, 8: 0}
+
+
+def test_a_card_cut_into_slices_is_left_out(driver: FakeDriver) -> None:
+    """How full all of it is says nothing about the slice that is used."""
+    driver.cut = {1}
+    assert [card.index for card in cards(None, "0,1")] == [0]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,19 @@ def test_a_folder_is_relative_to_its_yaml(
     assert expected == model_location(config_of(model=model), YAML)
 
 
+@pytest.fixture
+def for_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM for NVIDIA cards is installed."""
+    monkeypatch.setattr(programs, "distributions", lambda **_: iter([]))
+
+
+def test_vllm_for_the_cpu_waits_for_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds one that happens to be here."""
+    monkeypatch.setattr(programs, "distributions", lambda name: iter([name]))
+    assert parent_settings().gpu_share == 0
+
+
+@pytest.mark.usefixtures("for_cards")
 def test_the_engines_parent_is_told_its_files_and_times() -> None:
     """It reads back what the YAML says; the stop has a margin over vLLM's."""
     expected = Settings(
@@ -156,7 +169,6 @@ def test_the_engines_parent_is_told_its_files_and_times() -> None:
         crashes=str(PATHS.engine_crashes),
         lock=str(PATHS.engine_lock),
         webui=str(PATHS.webui_address),
-        webui_tag=tag_of(PATHS.run, "webui"),
         port=8123,
         model="first",
         start_timeout=60.0,
@@ -184,13 +196,14 @@ def test_the_engines_parent_is_told_its_files_and_times() -> None:
     assert expected == parent_settings(model=model, engine=engine)
 
 
+@pytest.mark.usefixtures("for_cards")
 @pytest.mark.parametrize(
     ("options", "share", "count"),
     [
         ({}, GPU_SHARE, 1),
         ({"gpu-memory-utilization": None}, GPU_SHARE, 1),
         ({"gpu_memory_utilization": 1}, 1, 1),
-        ({"GPU-Memory-Utilization": 0.25}, 0.25, 1),
+        ({"GPU-Memory-Utilization": "0.25"}, 0.25, 1),
         ({"tensor_parallel_size": 2, "pipeline-parallel-size": 3}, GPU_SHARE, 6),
         ({"data-parallel-size": 2, "tensor-parallel-size": None}, GPU_SHARE, 2),
     ],

@@ -189,3 +189,11 @@ def test_engine_whose_core_has_died_is_told_as_such() -> None:
     assert raised.value.code == "engine_restarted"
     other = b'data: {"error":{"message":"too long","code":400}}\n\n'
     assert shaper().feed(other) == other
+
+
+def test_answer_that_a_stopping_engine_aborts_is_not_taken_for_whole() -> None:
+    """vLLM ends those that come during its stop at once, with status 200 and no text."""
+    aborted = event({}, "abort")
+    with pytest.raises(ApiError) as raised:
+        shaper().feed(aborted)
+    assert raised.value.code == "engine_restarted"

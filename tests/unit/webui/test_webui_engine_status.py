@@ -257,3 +257,18 @@ def test_a_process_that_stops_is_not_ready_whatever_the_engine(tmp_path: Path) -
     status = asyncio.run(run())
     assert (status.ready, status.phase) == (False, "stopping")
     assert status.message == "the service is being stopped or restarted"
+
+
+@pytest.mark.parametrize(
+    ("phase", "unfit"),
+    [("stalled", True), ("stopping", True), ("ready", False), ("loading", False)],
+)
+def test_engine_that_hangs_or_stops_is_asked_nothing(
+    phase: str, unfit: bool, tmp_path: Path
+) -> None:
+    """It would take requests, and keep or abort them. What it was a second ago is good enough."""
+    path = written(tmp_path / "engine.json", phase=phase)
+    probe = EngineProbe(None, "http://x", "one", path)  # type: ignore[arg-type]
+    assert (probe.unfit() is not None) is unfit
+    written(path, phase="ready" if unfit else "stalled")
+    assert (probe.unfit() is not None) is unfit
