@@ -181,6 +181,7 @@ class Installation:
             }
         self._config.write_text(yaml.safe_dump(document))
         self.model = document["model"]["names"][0]
+        self.paths.make_private_folders()  # a tag is that of a folder which is there
         self._tags = [tag_of(self.paths.run, name) for name in (ENGINE, WEBUI)]
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
