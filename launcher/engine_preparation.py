@@ -17,7 +17,7 @@ from typing import TextIO
 from launcher.engine_causes import OUT_OF_MEMORY, UNKNOWN, Cause
 from launcher.engine_state import STARTING, STOPPING, WAITING, CrashLedger, StateFile
 from launcher.gpu_memory import cards
-from launcher.leftovers import TAG, kill, tagged
+from launcher.leftovers import TAG, has_ended, kill_found, tagged
 
 EX_SOFTWARE = 70
 """The engine ended by itself, whatever it said, or was ended because it hung."""
@@ -29,6 +29,7 @@ EX_CONFIG = 78
 POLL_S = 0.25
 MEMORY_POLL_S = 2.0
 LOCK_MARGIN_S = 5.0
+PORT_PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Preparation:
         self._back_off()
         self._sweep()
         self._wait_for_gpu_memory()
-        self._look_at_port()
+        self._wait_for_port()
 
     def _give_up(self) -> None:
         cause = self._ledger.last_cause() or Cause(UNKNOWN, "unknown cause")
@@ -196,16 +197,13 @@ class Preparation:
         killed: set[int] = set()
 
         def is_clean() -> bool:
-            left = tagged([tag])
-            kill(left)
-            killed.update(left)
-            return not left
+            return not kill_found(lambda: tagged([tag]), killed)
 
         if is_clean():
             return
         self._state.write(WAITING, "waiting until what an earlier engine left has ended")
         if not self._wait(is_clean, self._settings.memory_timeout, POLL_S):
-            evidence = f"processes {sorted(tagged([tag]))}"
+            evidence = f"processes {sorted(pid for pid in killed if not has_ended(pid))}"
             words = "what an earlier engine left cannot be ended"
             cause = Cause("leftovers", words, "restart the machine", evidence)
             self._ledger.add(cause)
@@ -236,19 +234,26 @@ class Preparation:
             self._ledger.add(cause)
             raise CannotStartError(cause, EX_TEMPFAIL)
 
-    def _look_at_port(self) -> None:
+    def _wait_for_port(self) -> None:
+        """An engine that is ending has no tag any more while the driver takes back its memory, and
+        holds its port until then."""
+        if not self._wait(self._port_is_free, PORT_PATIENCE_S, POLL_S):
+            raise CannotStartError(self._taken_port(), EX_CONFIG)
+
+    def _port_is_free(self) -> bool:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", self._settings.port))
-            except OSError as error:
-                raise CannotStartError(self._taken_port(error), EX_CONFIG) from None
+            except OSError:
+                return False
+        return True
 
-    def _taken_port(self, error: OSError) -> Cause:
+    def _taken_port(self) -> Cause:
         # Not before it is needed: it is larger than all of this process.
         from launcher.host_checks import listen_problem
 
-        evidence = listen_problem("127.0.0.1", self._settings.port) or str(error)
+        evidence = listen_problem("127.0.0.1", self._settings.port) or ""
         fix = "write another engine.port, or end the program that holds it"
         return Cause("port", f"port {self._settings.port} is taken", fix, evidence)
 

@@ -19,7 +19,6 @@ from pathlib import Path
 TAG = "STEP3VL_INSTANCE"
 # Set by supervisord for what it starts.
 UNDER_SUPERVISORD = "SUPERVISOR_PROCESS_NAME"
-SUPERVISOR_URL = "SUPERVISOR_SERVER_URL"
 
 POLL_S = 0.02
 
@@ -95,6 +94,20 @@ def state_of(pid: int) -> str:
     return _stat(pid)[0]
 
 
+def has_ended(pid: int) -> bool:
+    """Whether nothing is left of a process but its exit code.
+
+    One that is ending loses its environment first, and its files, ports among them, a moment later;
+    and with threads it is a zombie while others of them still hold all that.
+    """
+    if state_of(pid) not in {"", "Z"}:
+        return False
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
+    except OSError:
+        return True
+
+
 def parent_of(pid: int) -> int:
     """The parent's process id; 0 where there is no such process."""
     return int(_stat(pid)[1])
@@ -124,18 +137,27 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_all(find: Callable[[], Iterable[int]], limit_s: float) -> tuple[set[int], set[int]]:
-    """Kill what ``find`` finds, and what it finds then, until it finds nothing.
+    """Kill what ``find`` finds, and what it finds then, until it finds nothing and all have ended.
 
     Returns:
         All that were killed, and those that are still there after ``limit_s`` seconds.
     """
     deadline = time.monotonic() + limit_s
     killed: set[int] = set()
-    while (left := set(find())) and time.monotonic() < deadline:
-        killed |= left
-        kill(left)
+    while (left := kill_found(find, killed)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return killed, left
+
+
+def kill_found(find: Callable[[], Iterable[int]], killed: set[int]) -> set[int]:
+    """Kill what ``find`` finds now, and add it to ``killed``; who of all those is still there.
+
+    What was found now counts as still there: it may have started another a moment before its end.
+    """
+    found = set(find())
+    kill(found)
+    killed |= found
+    return found | {pid for pid in killed if not has_ended(pid)}
 
 
 def kill(pids: Iterable[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from launcher.leftovers import (
     UNDER_SUPERVISORD,
     descendants,
     environment_of,
+    has_ended,
     kill_all,
     parent_of,
     state_of,
@@ -172,6 +174,46 @@ def test_a_processs_name_may_hold_anything(name: bytes, tag: str, start: Start) 
     assert state_of(process.pid) in {"R", "S"}
     assert process.pid in descendants(os.getpid())
     assert tagged([tag]) == {process.pid}
+
+
+def test_a_process_has_ended_with_the_last_of_its_threads(start: Start) -> None:
+    """Until then it holds its ports and its memory, though it is a zombie already."""
+    script = (
+        "import ctypes, signal, socket, threading, time\n"
+        "held = socket.create_server(('127.0.0.1', 0))\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"
+        "print(held.getsockname()[1], flush=True)\n"
+        "signal.sigwait({signal.SIGUSR1})\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    process = start("x", sys.executable, "-c", script)
+    port = int(first_line(process))
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: state_of(process.pid) == "Z", LIMIT_S, "the end of its first thread")
+    assert not has_ended(process.pid)
+    socket.create_connection(("127.0.0.1", port), LIMIT_S).close()
+    process.kill()
+    wait_for(lambda: has_ended(process.pid), LIMIT_S, "its end")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), LIMIT_S)
+    assert state_of(process.pid) == "Z"
+    process.wait(LIMIT_S)
+    assert has_ended(process.pid)
+    assert not has_ended(os.getpid())
+
+
+def test_who_was_killed_is_waited_for_when_it_is_not_found_any_more(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is ending has lost its tag, and still holds its port."""
+    process = start("x")
+    finds = [[process.pid], [], []]
+    sent: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, _: sent.append(pid))
+        killed, left = kill_all(lambda: finds.pop(0) if finds else [], 0.2)
+    assert (killed, left, sent) == ({process.pid}, {process.pid}, [process.pid])
 
 
 def test_descendants_are_found_to_the_last(start: Start) -> None:
