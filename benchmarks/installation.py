@@ -334,6 +334,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def run(installation: Installation, work: Callable[[], str], out: Path | None) -> int:
     """Do the work, take the service down, print the tables; the exit code."""
+    # Whoever ends this with `timeout` or `kill` is to find nothing left of the service either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         tables = work()
     except MissedError as error:

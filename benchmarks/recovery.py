@@ -83,8 +83,7 @@ class Row:
     def is_met(self) -> bool:
         """Whether it came back every time, in time, and with nothing left over."""
         in_time = max(self.seconds, default=0.0) <= self.limit_s
-        # A killed WebUI says nothing more; and `up` ends the one that a killed supervisord left.
-        cut = self.streams[CUT] if self.name not in {WEB, SUPERVISORD} else 0
+        cut = self.streams[CUT] if self.name != WEB else 0  # a killed one says nothing more
         every_time = len(self.seconds) == self.times and not self.faults
         return every_time and in_time and not (self.leftovers or cut)
 

@@ -247,17 +247,18 @@ class Strikes:
         self.counts[name, number.name] += 1
         say(f"{time.monotonic() - self.began:6.1f} s  {number.name} to {name} ({pids[-1]})")
         if name in {WEB, SUPERVISORD} and number != signal.SIGSTOP:
-            self._begin_outage(number)  # before anybody can notice it
+            self._begin_outage(name, number)  # before anybody can notice it
         if send(pids[-1], number) and number == signal.SIGSTOP:
             self.stopped = Stopped(name, pids[-1], time.monotonic())
             self.stopped.wait_until_it_is()
         if name == SUPERVISORD:
             self._up()
 
-    def _begin_outage(self, number: signal.Signals) -> None:
-        # A supervisord that is killed leaves a WebUI, which `up` does not wait for. One that is
-        # stopped cannot end its answers before it is killed.
-        killed = number == signal.SIGKILL or (self.stopped is not None and self.stopped.name == WEB)
+    def _begin_outage(self, name: str, number: signal.Signals) -> None:
+        # One that outlives its supervisord ends its answers, and `up` waits for it. One that is
+        # stopped cannot.
+        was_stopped = self.stopped is not None and self.stopped.name == WEB
+        killed = (name == WEB and number == signal.SIGKILL) or was_stopped
         self.webui = next(iter(self.installation.pids().get(WEB, [])), self.webui)
         self.outages.append(Outage(time.monotonic(), killed))
 

@@ -25,7 +25,7 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.engine_causes import UNKNOWN, Cause
+from launcher.engine_causes import OPTIONS, UNKNOWN, Cause
 from launcher.engine_log import EngineLog
 from launcher.engine_preparation import (
     EX_CONFIG,
@@ -91,8 +91,9 @@ class Engine:
         self._began = time.monotonic()
         self._ready_since: float | None = None
         self._health: Question | None = None
-        self._health_asked = self._died_at = 0.0
-        self._watch_: Watch | None = None
+        self._health_asked = 0.0
+        self._died_at: float | None = None
+        self._progress: Watch | None = None
         self._webui_tag = os.environ.get(TAG, "").rpartition("-")[0] + "-webui"
         self._output = b""
         self._below: list[int] = []
@@ -130,8 +131,7 @@ class Engine:
             )
         except OSError as error:
             evidence = f"{self._command[0]}: {error.strerror}"
-            say(evidence)
-            cause = Cause("options", "the engine's program cannot be run", "", evidence)
+            cause = Cause(OPTIONS, "the engine's program cannot be run", "", evidence)
             raise CannotStartError(cause, EX_CONFIG) from None
 
     def _failed(self, cause: Cause, code: int, message: str | None = None) -> int:
@@ -149,13 +149,14 @@ class Engine:
             selector.register(child.stdout, selectors.EVENT_READ)
             with contextlib.suppress(OSError):  # an old kernel: then it is polled
                 selector.register(os.pidfd_open(child.pid), selectors.EVENT_READ)
+            listening = True
             while child.poll() is None:
                 selector.select(POLL_S if self._announced == READY else STARTING_POLL_S)
                 # Read even where nothing was waiting a moment ago: what is said before the engine
                 # is ready must be known before it is asked whether it is.
-                listening = child.stdout in {key.fileobj for key in selector.get_map().values()}
                 if listening and not self._copy_output(child.stdout.fileno()):
                     selector.unregister(child.stdout)
+                    listening = False
                 if (cause := self._look()) is not None:
                     return cause
             self._copy_output(child.stdout.fileno())
@@ -169,8 +170,8 @@ class Engine:
             late = now - self._stop.since > self._settings.stop_timeout
             return Cause("stopped", "it did not stop in time") if late else None
         self._look_beside(now)
-        if self._watch_ is not None:
-            return self._look_at_core(now) or self._look_at_progress(self._watch_)
+        if self._progress is not None:
+            return self._look_at_core(now) or self._look_at_progress(self._progress)
         if (cause := self._look_for_stopped(now)) is not None:
             return cause
         if self._is_healthy():
@@ -196,7 +197,7 @@ class Engine:
     def _be_ready(self) -> None:
         self._ready_since = time.time()
         self._announce(READY, "ready", ready_since=self._ready_since)
-        self._watch_ = Watch(
+        self._progress = Watch(
             self._settings.port, self._settings.model, self._is_stopped, time.monotonic
         )
         self._log.serve()
@@ -204,15 +205,17 @@ class Engine:
 
     def _look_at_core(self, now: float) -> Cause | None:
         """vLLM says at once that its core has died, and then takes seconds to leave."""
-        if self._died_at:
+        if self._died_at is not None:
             words = "vLLM's engine process ended; its log says why"
             ended = Cause("killed", words) if now - self._died_at > LAST_WORDS_S else None
             return ended and (self._known_cause() or ended)
-        if self._health is not None or now - self._health_asked >= HEALTH_S:
-            self._health_asked = now if self._health is None else self._health_asked
-            answer = self._health_answer()
-            if answer and not is_ok(answer):
-                self._died_at = now
+        if self._health is None:
+            if now - self._health_asked < HEALTH_S:
+                return None
+            self._health_asked = now
+        answer = self._health_answer()
+        if answer and not is_ok(answer):
+            self._died_at = now
         return None
 
     def _look_at_progress(self, watch: Watch) -> Cause | None:

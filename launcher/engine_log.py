@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from launcher.engine_causes import Cause, cause_of
+from launcher.engine_state import STARTING
 
-STARTING = "starting"
 LOADING = "loading"
 WARMING = "warming up"
 SERVING = "opening the port"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from launcher.engine_state import FAILED, READY, STOPPED, read_document
 from launcher.errors import LauncherError
 from launcher.paths import Paths
 from launcher.programs import ENGINE, WEBUI
@@ -38,7 +38,7 @@ class EngineState:
 
     @property
     def is_ready(self) -> bool:
-        return self.phase == "ready"
+        return self.phase == READY
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,10 @@ class Address:
 
 def _read_live(path: Path) -> dict[str, Any] | None:
     """A state file's content; None if it is missing or its writer is gone."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(document, dict):
-        return None
+    document = read_document(path)
     pid = document.get("pid")
     gone = not (isinstance(pid, int) and psutil.pid_exists(pid))
-    return None if gone and document.get("phase") not in {"failed", "stopped"} else document
+    return None if gone and document.get("phase") not in {FAILED, STOPPED} else document
 
 
 def read_engine_state(paths: Paths) -> EngineState | None:
@@ -166,14 +161,14 @@ class StartWatch:
             if program.state in ENDED:
                 raise LauncherError(self._why(program))
         engine = read_engine_state(self._paths)
-        if engine is not None and engine.phase == "failed" and engine.changed_at >= self._since:
+        if engine is not None and engine.phase == FAILED and engine.changed_at >= self._since:
             raise LauncherError(self._engine_failure(engine))
         address = read_webui_address(self._paths)
         ready = engine is not None and engine.is_ready and address is not None
         if ready and address is not None and answers(address, "/readyz"):
             return address
         # "stopped" is what the one before said, while supervisord restarts it.
-        words = engine.message if engine and engine.phase != "stopped" else "starting"
+        words = engine.message if engine and engine.phase != STOPPED else "starting"
         page = f" (the page already answers at {address.url})" if address else ""
         self._progress.show(f"{words}{page}", self._clock() - self._since)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
@@ -79,11 +79,7 @@ class EngineStatus:
         if self.shards is not None:
             known["shards"] = {"done": self.shards[0], "total": self.shards[1]}
         if self.cause is not None:
-            known["cause"] = {
-                "code": self.cause.code,
-                "message": self.cause.message,
-                "fix": self.cause.fix,
-            }
+            known["cause"] = asdict(self.cause)
         return known
 
 

@@ -31,6 +31,9 @@ LINGER_MB = 16
 KEEP_ALIVE = b": keep-alive\n\n"
 END_OF_EVENT = b"\n\n"
 
+# What ends a stream before its end.
+BREAKS = (TimeoutError, aiohttp.ClientError, ApiError, asyncio.CancelledError)
+
 JSON_HEADERS = {"content-type": "application/json"}
 # What of an answer's headers belongs to the answer and not to the connection it came over.
 KEPT_HEADERS = ("content-type", "content-length")
@@ -221,16 +224,8 @@ class Relay:
                 else:
                     async for chunk in response.content.iter_any():
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except TimeoutError:
-                error = engine_stalled()
-            except aiohttp.ClientError:
-                error = engine_lost()
-            except ApiError as lost:
-                error = lost
-            except asyncio.CancelledError:
-                if not self._stopped:
-                    raise
-                error = None if response.content.at_eof() else shutting_down()
+            except BREAKS as broke:
+                error = self._reason(broke, whole=response.content.at_eof())
             last = _early_end(response, error) if error else b""
             await send({"type": "http.response.body", "body": last})
             return error
@@ -267,19 +262,25 @@ class Relay:
                 async with await again() as second:
                     await self._forward_events(second, send, feed, ended)
             error = None if events.complete else engine_lost()
-        except TimeoutError:
-            error = engine_stalled()
-        except aiohttp.ClientError:
-            error = engine_lost()
-        except asyncio.CancelledError:
-            if not self._stopped:
-                raise
-            error = None if events.complete else shutting_down()
-        except ApiError as refused:
-            error = refused
+        except BREAKS as broke:
+            error = self._reason(broke, whole=events.complete)
         last = translated(error.as_event()) if error else b""
         await send({"type": "http.response.body", "body": last})
         return error
+
+    def _reason(self, broke: BaseException, *, whole: bool) -> ApiError | None:
+        """What a client is told of a stream that broke off; None where it has it whole.
+
+        Raises:
+            CancelledError: not because of a stop.
+        """
+        if isinstance(broke, ApiError):
+            return broke
+        if isinstance(broke, asyncio.CancelledError):
+            if not self._stopped:
+                raise broke
+            return None if whole else shutting_down()
+        return engine_stalled() if isinstance(broke, TimeoutError) else engine_lost()
 
     async def _forward_events(
         self,

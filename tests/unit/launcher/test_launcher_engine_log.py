@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.engine_causes import UNKNOWN, Cause, cause_of
-from launcher.engine_log import (
-    LOADING,
-    SERVING,
-    STARTING,
-    WARMING,
-    EngineLog,
-    Phase,
-    phase_of,
-)
+from launcher.engine_log import LOADING, SERVING, WARMING, EngineLog, Phase, phase_of
+from launcher.engine_state import STARTING
 
 WORKER = "(Worker pid=27233) INFO 11-22 18:45:53"
 CORE = "(EngineCore pid=27222) INFO 11-22 18:45:56"
