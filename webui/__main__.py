@@ -95,7 +95,8 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s"
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
+    for client in ("httpx", "httpx2"):  # a line for each request otherwise
+        logging.getLogger(client).setLevel(logging.WARNING)
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -29,6 +29,7 @@ from webui.gateway.images import Images, install_secret
 from webui.gateway.keys import Keys
 from webui.gateway.metrics import Metrics
 from webui.gateway.relay import Relay
+from webui.gateway.uploads import Uploads
 from webui.guarded_page import GuardedPage
 from webui.health import Health
 from webui.lazy_page import LazyPage
@@ -68,11 +69,13 @@ class Webui:
             self._unfit,
             settings.keep_alive_s,
         )
+        self._uploads = Uploads()
         self._images = Images(
             self._image_urls,
             settings.max_upload_mb,
             settings.max_request_mb,
             install_secret(settings.secret_file),
+            self._uploads,
         )
         chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
         gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
@@ -132,8 +135,9 @@ class Webui:
         from webui.chat.page import build_app
         from webui.chat.session import ChatSession
 
-        client = connect(self._settings.upstream)
-        return build_app(ChatSession(client, self._settings.model, self._probe), self._settings)
+        client = connect(self._gateway)
+        session = ChatSession(client, self._settings.model, self._probe, self._uploads.address_of)
+        return build_app(session, self._settings)
 
     async def drain(self) -> None:
         """Let go of the page's connections and take no more requests. Answers of the API may

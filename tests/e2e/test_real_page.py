@@ -37,7 +37,7 @@ def test_ask_about_a_picture(page: Page, box: Box, red: Path) -> None:
     expect(talk).to_contain_text("What is in this picture?", timeout=10 * SECONDS)
     expect(talk.locator("img").first).to_be_visible()
     expect(talk).to_contain_text("A plain red picture.", timeout=30 * SECONDS)
-    expect(talk).to_contain_text("Thinking")
+    expect(talk).to_contain_text("Thought for")
     expect(page.locator("#pictures img")).to_have_count(0)
     expect(page.locator("#question textarea")).to_have_value("")
     hosts = {url.split("/")[2] for url in asked if url.startswith("http")}

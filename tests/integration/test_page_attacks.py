@@ -27,6 +27,8 @@ JOIN_PATH = "/gradio_api/queue/join"
 JSON = {"content-type": "application/json"}
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
 PATIENCE_S = 30
+# Task, thinking, the model's own sampling, temperature, top-p, tokens of the answer, system prompt.
+CONTROLS = ("", "auto", True, 0.7, 1, 2048, "")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,8 @@ def exchange(
 def join(webui: Webui, visitor: str, *, files: Any = (), gallery: Any = ()) -> tuple[int, str]:
     """Ask a question as the page does, and do not wait for its answer."""
     draft = {"text": f"I am {visitor}", "files": [*files]}
-    data = {"data": [draft, [*gallery], None], "fn_index": 0, "session_hash": visitor}
+    values = [draft, [*gallery], None, *CONTROLS]
+    data = {"data": values, "fn_index": 0, "session_hash": visitor}
     return exchange(webui, "POST", JOIN_PATH, json.dumps(data).encode(), JSON)
 
 

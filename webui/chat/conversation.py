@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from webui.pictures import data_url
+
+@dataclass(frozen=True)
+class Figures:
+    """What an answer took: seconds from the question on, tokens as the engine counts them. None
+    where it is not known (yet)."""
+
+    first_token_s: float | None = None
+    thought_s: float | None = None
+    total_s: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    """Thinking included."""
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """After the first token; None for an answer too short to tell."""
+        if self.completion_tokens is None or self.total_s is None or self.first_token_s is None:
+            return None
+        seconds = self.total_s - self.first_token_s
+        return (self.completion_tokens - 1) / seconds if seconds > 0 else None
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question with its pictures, and as much of the answer as has come."""
+    """A question with its pictures, and as much of the answer as has come.
+
+    ``task`` is the name of the ready-made task that it was asked for; empty for a free question.
+    """
 
     question: str
     pictures: tuple[Path, ...] = ()
     reasoning: str = ""
     answer: str = ""
     done: bool = False
+    task: str = ""
+    figures: Figures = field(default_factory=Figures)
 
     def with_more(self, reasoning: str, answer: str) -> Turn:
         return replace(self, reasoning=self.reasoning + reasoning, answer=self.answer + answer)
+
+    def asked_again(self, question: str | None = None) -> Turn:
+        """The same question, or another about the same pictures, without an answer."""
+        words = self.question if question is None else question
+        return Turn(words, self.pictures, task=self.task)
 
 
 @dataclass(frozen=True)
@@ -39,46 +68,30 @@ class Conversation:
     def without_last(self) -> Conversation:
         return Conversation(self.turns[:-1])
 
+    def before(self, turn: int) -> Conversation:
+        """The turns before the one of this index."""
+        return Conversation(self.turns[:turn])
 
-def api_messages(conversation: Conversation) -> list[dict[str, Any]]:
+
+def api_messages(
+    conversation: Conversation, url_of: Callable[[Path], str], system: str = ""
+) -> list[dict[str, Any]]:
     """Chat-completion messages; pictures stand before the words they belong to.
 
     A question whose answer never came stays, without one: the engine accepts two user messages in
     a row. Reasoning is not sent back.
 
-    Raises:
-        PictureError: a picture of an earlier turn is no longer there, or cannot be used.
+    Args:
+        url_of: how a picture is named.
     """
-    messages: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for turn in conversation.turns:
         parts: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": data_url(path)}} for path in turn.pictures
+            {"type": "image_url", "image_url": {"url": url_of(path)}} for path in turn.pictures
         ]
         if turn.question:
             parts.append({"type": "text", "text": turn.question})
         messages.append({"role": "user", "content": parts})
         if turn.answer:
             messages.append({"role": "assistant", "content": turn.answer})
-    return messages
-
-
-def chatbot_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Messages for the page's Chatbot; thinking is a fold of its own."""
-    messages: list[dict[str, Any]] = []
-    for turn in turns:
-        for path in turn.pictures:
-            messages.append({"role": "user", "content": {"path": str(path)}})
-        if turn.question:
-            messages.append({"role": "user", "content": turn.question})
-        if turn.reasoning:
-            thinking = "pending" if not (turn.answer or turn.done) else "done"
-            messages.append(
-                {
-                    "role": "assistant",
-                    "content": turn.reasoning,
-                    "metadata": {"title": "Thinking", "status": thinking},
-                }
-            )
-        if turn.answer or not turn.done:
-            messages.append({"role": "assistant", "content": turn.answer or "…"})
     return messages

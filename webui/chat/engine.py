@@ -1,68 +1,96 @@
-"""The page's way to the engine: the asynchronous openai client."""
+"""The page's way to the engine: the asynchronous openai client, on the API of this process.
+
+So the page has what the API has: a budget for thinking beside the answer's, pictures that are sent
+to the engine once, limits, and errors that say what to do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+import httpx2
 import openai
+from starlette.types import ASGIApp
 
-MAX_TOKENS = 2048
-# Thinking may use this much of MAX_TOKENS, so that an answer always follows.
-THINKING_TOKENS = 1024
+from webui.chat.transport import InProcess
 
 
 class EngineError(Exception):
-    """No answer, or no more of it; the message is for the person who asked."""
+    """No answer, or no more of it; the message is for the person who asked.
+
+    ``code`` is the API's, and empty where there is none.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of an answer."""
+    """A piece of an answer. The last one has the tokens of the prompt and of all that came."""
 
-    reasoning: str
-    answer: str
+    reasoning: str = ""
+    answer: str = ""
+    usage: tuple[int, int] | None = None
 
 
-def connect(upstream: str) -> openai.AsyncOpenAI:
-    """A client for the engine, which asks for no key and is never behind a proxy."""
+def connect(gateway: ASGIApp) -> openai.AsyncOpenAI:
+    """A client for the API of this process."""
     return openai.AsyncOpenAI(
-        base_url=f"{upstream}/v1",
+        base_url="http://127.0.0.1/v1",
         api_key="none",
         max_retries=0,
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+        timeout=None,  # the gateway has its own
+        http_client=openai.DefaultAsyncHttpxClient(transport=InProcess(gateway), trust_env=False),
     )
 
 
 async def stream_answer(
-    client: openai.AsyncOpenAI, model: str, messages: list[dict[str, Any]]
+    client: openai.AsyncOpenAI, key: str, fields: dict[str, Any]
 ) -> AsyncIterator[Delta]:
     """The answer as it comes. Leaving the loop early stops the engine's work on it.
+
+    Args:
+        key: of the API, of the person who asks; empty where none is needed.
+        fields: of the request, those of our own API included.
 
     Raises:
         EngineError: the engine refused, is not there, or went away.
     """
+    own = {name: fields[name] for name in fields.keys() & {"thinking"}}
+    fields = {name: value for name, value in fields.items() if name not in own}
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         stream = await client.chat.completions.create(
-            model=model,
-            messages=cast("Any", messages),
-            max_tokens=MAX_TOKENS,
+            **fields,
             stream=True,
-            extra_body={"thinking_token_budget": THINKING_TOKENS},
+            stream_options={"include_usage": True},
+            extra_body=own,
+            extra_headers=headers,
         )
         async with stream:
             async for chunk in stream:
                 for choice in chunk.choices:
-                    # vLLM's own field; the client keeps what it does not know.
+                    # The client keeps fields that it does not know.
                     reasoning = getattr(choice.delta, "reasoning", None) or ""
                     yield Delta(reasoning, choice.delta.content or "")
+                if chunk.usage is not None:
+                    used = chunk.usage
+                    yield Delta(usage=(used.prompt_tokens, used.completion_tokens))
     except openai.APIStatusError as error:
-        raise EngineError(_reason(error)) from None
-    except openai.APIError:
+        raise EngineError(*_said(error)) from None
+    except openai.APIConnectionError:
         raise EngineError("The model does not answer just now.") from None
+    except (openai.APIError, httpx2.HTTPError) as error:
+        raise EngineError(*_said(error)) from None
 
 
-def _reason(error: openai.APIStatusError) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    return f"The model refused: {str(body.get('message') or error.message)[:300]}"
+def _said(error: Exception) -> tuple[str, str]:
+    """The API's own words, and its code."""
+    body = getattr(error, "body", None)
+    told = body if isinstance(body, dict) else {}
+    message = str(told.get("message") or getattr(error, "message", "The answer broke off."))
+    return message[:300], str(told.get("code") or "")

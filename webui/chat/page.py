@@ -1,17 +1,22 @@
-"""The page's layout: pictures on the left, the talk on the right. What happens is session.py."""
+"""The page's layout: pictures and settings on the left, the talk on the right. What happens is in
+handlers.py."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils
 
-from webui.chat.conversation import Conversation, chatbot_messages
-from webui.chat.session import ChatSession, finished
+from webui.chat.conversation import Conversation
+from webui.chat.handlers import IDLE, Handlers
+from webui.chat.options import MAX_ANSWER_TOKENS, Options
+from webui.chat.session import ChatSession
+from webui.chat.words import translations
+from webui.client.tasks import TASKS
+from webui.gateway.thinking import MODES
 from webui.settings import Settings
 
 BANNER_SECONDS = 2
@@ -24,6 +29,13 @@ UPLOADS_LIVE_S = 24 * 3600
 FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
+# As people write them; the first is TeX's own.
+LATEX = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+    {"left": "$", "right": "$", "display": False},
+]
 
 # Share would post a picture to another site; "New conversation" clears.
 CSS = """
@@ -32,125 +44,169 @@ CSS = """
 #banner .dot.good { background: #059669; }
 #banner .dot.bad { background: #dc2626; }
 #talk .message img { max-height: 260px; width: auto; }
+#talk .message:has(.thought-group) { background: none; border: none; box-shadow: none;
+                                     padding: 0; }
+#talk .thought-group { border: none; padding: 0; margin: 0; background: none; opacity: .8; }
+#talk .message-row:has(.thought-group) + .message-buttons [aria-label="Copy message"],
+#talk .message-row:has(.thought-group) + .message-buttons:not(:has([aria-label="Retry"])),
+#talk .message-row:has(.component) + .message-buttons { display: none; }
 #talk button[aria-label="Share"], #talk button[title="Share"],
 #talk button[aria-label="Clear"], #talk button[title="Clear"] { display: none; }
 """
+
+TEXT = gr.I18n(**translations())
 
 
 def build_theme() -> gr.themes.Base:
     return gr.themes.Soft(primary_hue="teal", font=FONTS, font_mono=MONO_FONTS)
 
 
-def _question_box(**changes: Any) -> Any:
-    """The question field: as it is at first, or an update of it."""
-    return gr.MultimodalTextbox(**changes)
+@dataclass(frozen=True)
+class Controls:
+    """How to ask; ``options`` in the order of :class:`Options`."""
+
+    task: gr.Dropdown
+    options: list[Any]
+    reset: gr.Button
 
 
-IDLE = {"submit_btn": True, "stop_btn": False, "interactive": True}
-BUSY = {"submit_btn": False, "stop_btn": True, "interactive": True}
+@dataclass(frozen=True)
+class Pictures:
+    """For the next question."""
+
+    gallery: gr.Gallery
+    order: gr.Row
+    earlier: gr.Button
+    later: gr.Button
+    cost: gr.Markdown
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What changes together."""
+        return [self.gallery, self.order, self.cost]
 
 
-class Handlers:
-    """Between gradio's values and the session's."""
+@dataclass(frozen=True)
+class Result:
+    """A JSON answer as a table, and for a spreadsheet; hidden where there is none."""
 
-    def __init__(self, session: ChatSession) -> None:
-        self._session = session
+    panel: gr.Accordion
+    table: gr.Dataframe
+    csv: gr.DownloadButton
+    json: gr.DownloadButton
 
-    async def send(
-        self,
-        draft: dict[str, Any],
-        gallery: list[tuple[str, str | None]] | None,
-        talk: Conversation,
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        """Outputs: question field, gallery, chatbot, conversation."""
-        pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
-        question = draft["text"].strip()
-        if not question and not pictures:
-            yield gr.skip(), gr.skip(), gr.skip(), talk
-            return
-        field, box = _question_box(value=None, **BUSY), None
-        async for update in self._session.send(talk, question, pictures):
-            shown = chatbot_messages(update.conversation.turns)
-            if update.problem:
-                gr.Warning(update.problem)
-            if update.unanswered:
-                yield _question_box(value=draft, **IDLE), gallery, shown, update.conversation
-            else:
-                yield field, box, shown, update.conversation
-                # Cleared once; what the visitor types or adds meanwhile is the next question's.
-                field, box = gr.skip(), gr.skip()
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.panel, self.table, self.csv, self.json]
 
-    def settle(self, talk: Conversation) -> tuple[Any, ...]:
-        """After an answer or a stop: nothing more is coming. Outputs: field, chatbot, talk."""
-        talk = finished(talk)
-        return _question_box(**IDLE), chatbot_messages(talk.turns), talk
 
-    def clear(self) -> tuple[Any, ...]:
-        """A new talk. Outputs: question field, gallery, chatbot, conversation."""
-        return _question_box(value=None, **IDLE), None, [], Conversation()
+def _pictures() -> Pictures:
+    gallery = gr.Gallery(
+        label=TEXT("pictures"),
+        file_types=["image"],
+        sources=["upload", "webcam", "clipboard"],
+        columns=2,
+        height=300,
+        object_fit="contain",
+        interactive=True,
+        elem_id="pictures",
+    )
+    with gr.Row(visible=False, elem_id="order") as order:
+        earlier = gr.Button(TEXT("earlier"), size="sm", elem_id="earlier")
+        later = gr.Button(TEXT("later"), size="sm", elem_id="later")
+    cost = gr.Markdown(elem_id="cost")
+    return Pictures(gallery, order, earlier, later, cost)
 
-    async def banner(self) -> str:
-        return await self._session.banner()
+
+def _controls() -> Controls:
+    standard = Options()
+    task = gr.Dropdown(
+        [(TEXT("task_none"), ""), *((TEXT(f"task_{name}"), name) for name in TASKS)],
+        value="",
+        label=TEXT("task"),
+        info=TEXT("task_info"),
+        elem_id="task",
+    )
+    with gr.Accordion(TEXT("settings"), open=False, elem_id="settings"):
+        modes = [(TEXT(f"thinking_{mode}"), mode) for mode in MODES]
+        thinking = gr.Radio(modes, value=standard.thinking, label=TEXT("thinking"), elem_id="mode")
+        own = gr.Checkbox(standard.own_sampling, label=TEXT("own_sampling"), elem_id="own-sampling")
+        temperature = gr.Slider(
+            0, 2, standard.temperature, step=0.05, label=TEXT("temperature"), elem_id="temperature"
+        )
+        top_p = gr.Slider(0.05, 1, standard.top_p, step=0.05, label=TEXT("top_p"), elem_id="top-p")
+        tokens = gr.Slider(
+            16,
+            MAX_ANSWER_TOKENS,
+            standard.answer_tokens,
+            step=16,
+            label=TEXT("answer_tokens"),
+            elem_id="answer-tokens",
+        )
+        system = gr.Textbox(
+            label=TEXT("system"), lines=2, max_length=8000, elem_id="system", value=""
+        )
+        reset = gr.Button(TEXT("reset"), size="sm", elem_id="reset")
+    return Controls(task, [thinking, own, temperature, top_p, tokens, system], reset)
+
+
+def _chatbot() -> gr.Chatbot:
+    return gr.Chatbot(
+        show_label=False,
+        height="65vh",
+        buttons=["copy"],
+        allow_tags=False,
+        editable="user",
+        # In a group, gradio 6.31 takes the first message for the one that is edited.
+        group_consecutive_messages=False,
+        latex_delimiters=LATEX,
+        placeholder=TEXT("placeholder"),
+        elem_id="talk",
+    )
+
+
+def _result() -> Result:
+    with gr.Accordion(TEXT("result"), visible=False, elem_id="result") as panel:
+        table = gr.Dataframe(show_label=False, interactive=False, wrap=True, elem_id="table")
+        with gr.Row():
+            csv = gr.DownloadButton(TEXT("csv"), size="sm", elem_id="csv")
+            json = gr.DownloadButton(TEXT("json"), size="sm", elem_id="json")
+    return Result(panel, table, csv, json)
+
+
+def _question() -> gr.MultimodalTextbox:
+    return gr.MultimodalTextbox(
+        show_label=False,
+        placeholder=TEXT("ask"),
+        file_count="multiple",
+        file_types=["image"],
+        sources=["upload"],
+        elem_id="question",
+        **IDLE,
+    )
 
 
 def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
     """Components and which event goes to which handler."""
-    handlers = Handlers(session)
+    handlers = Handlers(session, settings.uploads)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
         gr.Markdown("# STEP3-VL")
-        banner = gr.HTML("Asking the engine …", elem_id="banner")
+        banner = gr.HTML(TEXT("asking"), elem_id="banner")
         if settings.notice:
             gr.Markdown(settings.notice, elem_id="notice")
         talk = gr.State(Conversation())
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                gallery = gr.Gallery(
-                    label="Pictures for the next question",
-                    file_types=["image"],
-                    sources=["upload", "clipboard"],
-                    columns=2,
-                    height=420,
-                    object_fit="contain",
-                    interactive=True,
-                    elem_id="pictures",
-                )
-                new_talk = gr.Button("New conversation", variant="secondary")
+                pictures = _pictures()
+                controls = _controls()
+                new_talk = gr.Button(TEXT("new"), variant="secondary", elem_id="new")
             with gr.Column(scale=2, min_width=320):
-                chatbot = gr.Chatbot(
-                    show_label=False,
-                    height="65vh",
-                    buttons=["copy"],
-                    allow_tags=False,
-                    placeholder="Add pictures and ask about them.",
-                    elem_id="talk",
-                )
-                question = gr.MultimodalTextbox(
-                    show_label=False,
-                    placeholder="Ask about the pictures …",
-                    file_count="multiple",
-                    file_types=["image"],
-                    sources=["upload"],
-                    elem_id="question",
-                    **IDLE,
-                )
-        outputs = [question, gallery, chatbot, talk]
-        asked = question.submit(
-            handlers.send,
-            [question, gallery, talk],
-            outputs,
-            concurrency_limit=CONCURRENT_ANSWERS,
-            show_progress="hidden",
-        )
-        settled = {
-            "fn": handlers.settle,
-            "inputs": [talk],
-            "outputs": [question, chatbot, talk],
-            "show_progress": "hidden",
-            "queue": False,
-        }
-        asked.then(**settled)
-        question.stop(**settled, cancels=[asked])
-        new_talk.click(handlers.clear, None, outputs, cancels=[asked], queue=False)
+                chatbot = _chatbot()
+                result = _result()
+                question = _question()
+        _connect_talk(handlers, talk, chatbot, question, pictures, controls, result, new_talk)
+        _connect_pictures(handlers, pictures)
+        _connect_controls(handlers, controls, question)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
     page.queue(max_size=WAITING_ANSWERS, api_open=False)
@@ -158,6 +214,65 @@ def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
     page._queue.sleep_when_free = QUEUE_SLEEP_S
     _take_only_uploads(page)
     return page
+
+
+def _connect_pictures(handlers: Handlers, pictures: Pictures) -> None:
+    chosen = gr.State(-1)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    pictures.gallery.change(handlers.cost, pictures.gallery, pictures.outputs[1:], **quiet)
+    pictures.gallery.select(handlers.chosen, None, chosen, **quiet)
+    both = [pictures.gallery, chosen]
+    pictures.earlier.click(handlers.earlier, both, both, **quiet)
+    pictures.later.click(handlers.later, both, both, **quiet)
+
+
+def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> None:
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    controls.task.input(
+        handlers.take_task,
+        [controls.task, question, *controls.options],
+        [question, *controls.options],
+        **quiet,
+    )
+    controls.reset.click(handlers.standard, None, controls.options, **quiet)
+
+
+def _connect_talk(
+    handlers: Handlers,
+    talk: gr.State,
+    chatbot: gr.Chatbot,
+    question: gr.MultimodalTextbox,
+    pictures: Pictures,
+    controls: Controls,
+    result: Result,
+    new_talk: gr.Button,
+) -> None:
+    outputs = [question, *pictures.outputs, chatbot, talk, controls.task]
+    running: dict[str, Any] = {
+        "outputs": outputs,
+        "concurrency_limit": CONCURRENT_ANSWERS,
+        "concurrency_id": "answers",
+        "show_progress": "hidden",
+    }
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    asked = question.submit(
+        handlers.send,
+        [question, pictures.gallery, talk, controls.task, *controls.options],
+        **running,
+    )
+    again = chatbot.retry(handlers.again, [talk, *controls.options], cancels=[asked], **running)
+    edited = chatbot.edit(
+        handlers.edited, [talk, *controls.options], cancels=[asked, again], **running
+    )
+    answers = [asked, again, edited]
+    for answer in answers:
+        settled = answer.then(handlers.settle, talk, [question, chatbot, talk], **quiet)
+        settled.then(handlers.result, talk, result.outputs, **quiet)
+    question.stop(handlers.settle, talk, [question, chatbot, talk], cancels=answers, **quiet)
+    chatbot.undo(
+        handlers.take_back, [talk, pictures.gallery], outputs[:-1], cancels=answers, **quiet
+    ).then(handlers.result, talk, result.outputs, **quiet)
+    new_talk.click(handlers.clear, None, [*outputs, result.panel], cancels=answers, queue=False)
 
 
 def _take_only_uploads(page: Any) -> None:
@@ -179,6 +294,7 @@ def build_app(session: ChatSession, settings: Settings) -> FastAPI:
         path="/",
         theme=build_theme(),
         css=CSS,
+        i18n=TEXT,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import openai
 
-from webui.chat.conversation import Conversation, Turn, api_messages
-from webui.chat.engine import EngineError, stream_answer
+from webui.chat import view
+from webui.chat.conversation import Conversation, Figures, Turn, api_messages
+from webui.chat.engine import Delta, EngineError, stream_answer
+from webui.chat.options import Options
+from webui.chat.words import ERRORS, picture_problem, text
+from webui.client.tasks import TASKS, Language
 from webui.engine_status import EngineProbe
 from webui.pictures import PictureError, media_type
 
@@ -21,8 +25,17 @@ REDRAW_S = 0.04
 
 
 @dataclass(frozen=True)
+class Visitor:
+    """Who asks: in which language, and with which key of the API, where one is needed."""
+
+    language: Language = "en"
+    key: str = ""
+
+
+@dataclass(frozen=True)
 class Update:
-    """What the page shows next. With ``problem`` the question was not answered: keep the draft."""
+    """What the page shows next. With ``unanswered`` the question was not answered: keep the
+    draft."""
 
     conversation: Conversation
     problem: str | None = None
@@ -30,74 +43,120 @@ class Update:
 
 
 class ChatSession:
-    """Stateless between calls: each visitor's conversation comes in and goes out."""
+    """Stateless between calls: each visitor's conversation comes in and goes out.
 
-    def __init__(self, client: openai.AsyncOpenAI, model: str, probe: EngineProbe) -> None:
+    Args:
+        url_of: how a request names a picture.
+    """
+
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        model: str,
+        probe: EngineProbe,
+        url_of: Callable[[Path], str],
+    ) -> None:
         self._client = client
-        self._model = model
+        self.model = model
         self._probe = probe
+        self._url_of = url_of
 
     async def send(
-        self, conversation: Conversation, question: str, pictures: Sequence[Path]
+        self,
+        conversation: Conversation,
+        turn: Turn,
+        options: Options,
+        visitor: Visitor,
     ) -> AsyncIterator[Update]:
-        """Ask, and yield the growing answer."""
-        try:
-            for path in pictures:
-                media_type(path)
-        except PictureError as error:
-            yield Update(conversation, problem=str(error), unanswered=True)
+        """Ask, and yield the growing answer; where the turn's task has further questions, those
+        too, each once the one before is answered."""
+        problem = await asyncio.to_thread(_problem_of, turn.pictures, visitor.language)
+        if problem:
+            yield Update(conversation, problem, unanswered=True)
             return
-        asked = conversation.with_turn(Turn(question.strip(), tuple(pictures)))
-        yield Update(asked)
-        async for update in self._answer(asked):
-            yield update
+        task = TASKS.get(turn.task)
+        further = [words.of(visitor.language) for words in task.then] if task else []
+        for number, words in enumerate([turn.question, *further]):
+            asked = conversation.with_turn(turn if number == 0 else Turn(words))
+            yield Update(asked)
+            async for update in self._answer(asked, options, visitor):
+                yield update
+                conversation = update.conversation
+                if update.problem:
+                    return
 
-    async def _answer(self, asked: Conversation) -> AsyncIterator[Update]:
-        current, drawn = asked, 0.0
+    async def _answer(
+        self, asked: Conversation, options: Options, visitor: Visitor
+    ) -> AsyncIterator[Update]:
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "messages": api_messages(asked, self._url_of, options.system),
+            **options.fields(asked.turns[-1].task),
+        }
+        current, drawn, clock = asked, 0.0, Clock()
         try:
-            # Megabytes of pictures are read and encoded; other visitors' streams go on meanwhile.
-            messages = await asyncio.to_thread(api_messages, asked)
-        except PictureError as error:
-            yield Update(asked.without_last(), str(error), unanswered=True)
-            return
-        try:
-            async for delta in stream_answer(self._client, self._model, messages):
+            async for delta in stream_answer(self._client, visitor.key, fields):
+                clock.note(delta)
                 turn = current.turns[-1].with_more(delta.reasoning, delta.answer)
-                current = current.with_last(turn)
+                current = current.with_last(replace(turn, figures=clock.figures))
                 if time.monotonic() - drawn >= REDRAW_S:
                     drawn = time.monotonic()
                     yield Update(current)
         except EngineError as error:
-            problem = await self._explain(error)
+            problem = await self._explain(error, visitor.language)
             if current == asked:
                 yield Update(asked.without_last(), problem, unanswered=True)
-                return
-            yield Update(finished(current), f"{problem} What had come is kept.")
+            else:
+                kept = text("kept", visitor.language)
+                yield Update(finished(current), f"{problem} {kept}")
             return
         yield Update(finished(current))
 
-    async def _explain(self, error: EngineError) -> str:
+    async def _explain(self, error: EngineError, language: Language) -> str:
         """The engine's state says more than a refused connection."""
         status = await self._probe.status()
-        return str(error) if status.ready else f"The model is not ready: {status.message}."
+        if not status.ready:
+            return text("not_ready", language, why=view.state_words(status, language))
+        if error.code in ERRORS:
+            return ERRORS[error.code].of(language)
+        return text("refused", language, why=str(error))
 
-    async def banner(self) -> str:
-        """A line on the engine's state, as HTML: a coloured dot and words."""
-        status = await self._probe.status()
-        if status.ready:
-            return _dot("good") + f"<b>{html.escape(self._model)}</b> is ready"
-        seconds = f" ({status.seconds:.0f} s)" if status.seconds is not None else ""
-        colour = (
-            "bad"
-            if status.phase in {"failed", "down", "stopped", "stalled", "other model"}
-            else "waiting"
-        )
-        words = html.escape(status.message)
-        return _dot(colour) + f"The model is not ready yet: <b>{words}</b>{seconds}"
+    async def banner(self, language: Language = "en") -> str:
+        """A line on the engine's state, as HTML."""
+        return view.banner(await self._probe.status(), self.model, language)
 
 
-def _dot(colour: str) -> str:
-    return f'<span class="dot {colour}"></span>'
+class Clock:
+    """Times one answer, from the question on."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._asked = now()
+        self.figures = Figures()
+
+    def note(self, delta: Delta) -> None:
+        """A piece came."""
+        seconds = self._now() - self._asked
+        figures = replace(self.figures, total_s=seconds)
+        if figures.first_token_s is None and (delta.reasoning or delta.answer):
+            figures = replace(figures, first_token_s=seconds)
+        if figures.first_token_s is not None and figures.thought_s is None and delta.answer:
+            figures = replace(figures, thought_s=seconds - figures.first_token_s)
+        if delta.usage is not None:
+            prompt, completion = delta.usage
+            # What comes last came no later than the last token, but for a moment.
+            figures = replace(figures, prompt_tokens=prompt, completion_tokens=completion)
+        self.figures = figures
+
+
+def _problem_of(pictures: Sequence[Path], language: Language) -> str | None:
+    """Why one of them cannot be used, before anything is asked."""
+    try:
+        for path in pictures:
+            media_type(path)
+    except PictureError as error:
+        return picture_problem(error, language)
+    return None
 
 
 def finished(conversation: Conversation) -> Conversation:

@@ -31,6 +31,7 @@ from webui.gateway.errors import ApiError, refused
 from webui.gateway.image_parts import ImagePart, image_parts
 from webui.gateway.image_urls import ImageUrls, Wanted, host_of
 from webui.gateway.relay import MEGABYTE
+from webui.gateway.uploads import Uploads
 from webui.pictures import (
     Header,
     PictureError,
@@ -150,16 +151,21 @@ class Images:
         max_sum_mb: of all images of a request, as they stand in its body.
         secret: of this installation. The engine trusts names blindly, so nobody else must be able
             to make the name of another's image.
+        uploads: files that our own page may name.
     """
 
-    def __init__(self, urls: ImageUrls, max_mb: int, max_sum_mb: int, secret: bytes) -> None:
+    def __init__(
+        self, urls: ImageUrls, max_mb: int, max_sum_mb: int, secret: bytes, uploads: Uploads
+    ) -> None:
         self._urls = urls
+        self._uploads = uploads
         self._secret = secret
         self._max_mb = max_mb
         self._max_sum_mb = max_sum_mb
         # Of their own: threads go on when a client has left, and must not be more than these.
         self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
         self._known: OrderedDict[str, int] = OrderedDict()
+        self._upload_names: OrderedDict[tuple[Path, int, int], str] = OrderedDict()
 
     def close(self) -> None:
         self._decoders.shutdown(wait=False, cancel_futures=True)
@@ -184,7 +190,7 @@ class Images:
             numbers.setdefault(part.source, part.number)
         found, left = {}, self._max_sum_mb * MEGABYTE
         for source, number in numbers.items():
-            name = await self._name_of(fetched.get(source, source))
+            name = await self._name_of(source, number, fetched)
             tokens = self._known.get(name)
             if tokens is not None and not with_bytes:
                 self._known.move_to_end(name)
@@ -205,11 +211,29 @@ class Images:
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 
-    async def _name_of(self, content: str | bytes) -> str:
+    async def _name_of(self, source: str, number: int, fetched: dict[str, bytes]) -> str:
         """Of an image, by its bytes or by the text that holds them."""
+        if (path := self._uploads.path_of(source)) is not None:
+            return await self._name_of_upload(path, number)
+        content = fetched.get(source, source)
         if len(content) <= HASHED_AT_ONCE:
             return _keyed_hash(content, self._secret)
         return await asyncio.to_thread(_keyed_hash, content, self._secret)
+
+    async def _name_of_upload(self, path: Path, number: int) -> str:
+        """A file is read once for it, however many turns a talk has."""
+        try:
+            status = path.stat()
+            key = (path, status.st_mtime_ns, status.st_size)
+            name = self._upload_names.pop(key, None)
+            if name is None:
+                name = _keyed_hash(await asyncio.to_thread(path.read_bytes), self._secret)
+        except OSError:
+            raise _no_longer_there(number) from None
+        self._upload_names[key] = name
+        if len(self._upload_names) > MAX_KNOWN:
+            self._upload_names.popitem(last=False)
+        return name
 
     async def inspect(self, body: bytes) -> bytes:
         """What images are and cost, without the model: the answer of ``/images/inspect``.
@@ -245,6 +269,8 @@ class Images:
 
     async def _load(self, source: str, number: int, fetched: dict[str, bytes]) -> _Loaded:
         """Decoded, and admitted by its header."""
+        if (path := self._uploads.path_of(source)) is not None:
+            return await asyncio.to_thread(_loaded_upload, path, number)
         where = f"Image {number}"
         return await asyncio.to_thread(_loaded, source, fetched.get(source), where, self._max_mb)
 
@@ -297,6 +323,21 @@ def _loaded(source: str, fetched: bytes | None, where: str, max_mb: int) -> _Loa
         return _Loaded(data, read_header(io.BytesIO(data), name), name, kept)
     except PictureError as error:
         raise refused(str(error), error.code) from None
+
+
+def _loaded_upload(path: Path, number: int) -> _Loaded:
+    """A file that was sized when it was uploaded."""
+    try:
+        data = path.read_bytes()
+        return _Loaded(data, read_header(io.BytesIO(data), path.name), path.name, None)
+    except OSError:
+        raise _no_longer_there(number) from None
+    except PictureError as error:
+        raise refused(str(error), error.code) from None
+
+
+def _no_longer_there(number: int) -> ApiError:
+    return refused(f"Image {number} is no longer there. Attach it again.", "image_gone")
 
 
 def _is_web_address(source: str) -> bool:

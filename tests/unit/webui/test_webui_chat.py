@@ -14,9 +14,11 @@ from PIL import Image
 from support import png
 
 from webui.chat import session as session_module
-from webui.chat.conversation import Conversation, Turn, api_messages, chatbot_messages
+from webui.chat.conversation import Conversation, Figures, Turn, api_messages
 from webui.chat.engine import Delta, EngineError
-from webui.chat.session import ChatSession, Update, finished
+from webui.chat.options import Options
+from webui.chat.session import ChatSession, Clock, Update, Visitor
+from webui.chat.view import chatbot_messages, figures_line, turn_at
 from webui.engine_status import EngineProbe, EngineStatus
 from webui.pictures import PictureError, data_url, media_type
 
@@ -35,7 +37,7 @@ def test_pictures_stand_before_the_words_in_their_order(tmp_path: Path) -> None:
         path = tmp_path / f"{colour}.png"
         path.write_bytes(png(8, 8, colour))
         paths.append(path)
-    [message] = api_messages(Conversation((Turn("which?", tuple(paths)),)))
+    [message] = api_messages(Conversation((Turn("which?", tuple(paths)),)), data_url)
     urls = [part["image_url"]["url"] for part in message["content"][:2]]
     assert urls == [data_url(path) for path in paths]
     assert message["content"][2] == {"type": "text", "text": "which?"}
@@ -44,10 +46,18 @@ def test_pictures_stand_before_the_words_in_their_order(tmp_path: Path) -> None:
 def test_answers_go_back_without_their_thinking(red: Path) -> None:
     """Every turn is sent again, with its pictures; reasoning is not."""
     talk = Conversation((Turn("a", (red,), "hmm", "an answer", True), Turn("b")))
-    roles = [message["role"] for message in api_messages(talk)]
-    assert roles == ["user", "assistant", "user"]
-    assert api_messages(talk)[1]["content"] == "an answer"
-    assert "hmm" not in json.dumps(api_messages(talk))
+    messages = api_messages(talk, data_url)
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == "an answer"
+    assert "hmm" not in json.dumps(messages)
+
+
+def test_a_system_prompt_stands_before_the_talk() -> None:
+    """Once, however many turns there are; none where it is empty."""
+    talk = Conversation((Turn("a", answer="b"), Turn("c")))
+    first, *others = api_messages(talk, data_url, "Be brief.")
+    assert first == {"role": "system", "content": "Be brief."}
+    assert others == api_messages(talk, data_url)
 
 
 @pytest.mark.parametrize(
@@ -112,15 +122,24 @@ class FakeProbe(EngineProbe):
         return self._status
 
 
+QUESTION, ENGLISH = Turn("q"), Visitor()
 READY = EngineStatus(True, "ready", "ready")
 
 
 def updates(
-    monkeypatch: pytest.MonkeyPatch, deltas: list[Delta | EngineError], status: EngineStatus = READY
+    monkeypatch: pytest.MonkeyPatch,
+    deltas: list[Delta | EngineError],
+    status: EngineStatus = READY,
+    *,
+    turn: Turn = QUESTION,
+    visitor: Visitor = ENGLISH,
+    seen: list[dict[str, Any]] | None = None,
 ) -> list[Update]:
-    """What the page is told when the engine says ``deltas``."""
+    """What the page is told when the engine says ``deltas`` to each question."""
 
-    async def stream(*_: Any) -> AsyncIterator[Delta]:
+    async def stream(_client: Any, key: str, fields: dict[str, Any]) -> AsyncIterator[Delta]:
+        if seen is not None:
+            seen.append({"key": key, **fields})
         for delta in deltas:
             if isinstance(delta, EngineError):
                 raise delta
@@ -128,10 +147,11 @@ def updates(
 
     monkeypatch.setattr(session_module, "stream_answer", stream)
     monkeypatch.setattr(session_module, "REDRAW_S", 0)
-    session = ChatSession(None, "model", FakeProbe(status))  # type: ignore[arg-type]
+    session = ChatSession(None, "model", FakeProbe(status), str)  # type: ignore[arg-type]
 
     async def collect() -> list[Update]:
-        return [update async for update in session.send(Conversation(), " q ", [])]
+        asked = session.send(Conversation(), turn, Options(), visitor)
+        return [update async for update in asked]
 
     return asyncio.run(collect())
 
@@ -153,20 +173,109 @@ def test_engine_that_is_not_there_gives_the_draft_back(monkeypatch: pytest.Monke
     """No turn remains of a question that nobody answered, and the reason is the engine's state."""
     loading = EngineStatus(False, "loading", "loading the model: part 1 of 2")
     last = updates(monkeypatch, [EngineError("connection")], loading)[-1]
-    assert last == Update(
-        Conversation(), "The model is not ready: loading the model: part 1 of 2.", unanswered=True
-    )
+    words = "The model is not ready yet: loading the model: part 1 of 2"
+    assert last == Update(Conversation(), words, unanswered=True)
+
+
+def test_a_chinese_visitor_is_told_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's own words, which have the details, stand behind."""
+    loading = EngineStatus(False, "loading", "part 1 of 2")
+    chinese = Visitor("zh")
+    last = updates(monkeypatch, [EngineError("connection")], loading, visitor=chinese)[-1]
+    assert last.problem == "模型尚未就绪：正在加载模型 (part 1 of 2)"
+    for code, words in (("engine_restarted", "请重新提问"), ("unheard_of", "拒绝了请求：why")):
+        last = updates(monkeypatch, [EngineError("why", code)], visitor=chinese)[-1]
+        assert words in str(last.problem)
+
+
+def test_a_picture_that_cannot_be_used_is_told_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its name, in the visitor's language."""
+    (tmp_path / "notes.png").write_bytes(b"no picture")
+    turn = Turn("q", (tmp_path / "notes.png",))
+    for visitor, words in ((Visitor("zh"), "无法读取图片（notes.png"), (Visitor(), "notes.png is")):
+        seen: list[dict[str, Any]] = []
+        [update] = updates(monkeypatch, [], turn=turn, visitor=visitor, seen=seen)
+        assert str(update.problem).startswith(words)
+        assert (update.unanswered, seen) == (True, [])
+
+
+def test_a_task_says_what_it_wants_and_asks_all_its_questions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A JSON task of which shape; one of three steps goes on by itself, in one conversation."""
+    seen: list[dict[str, Any]] = []
+    updates(monkeypatch, [Delta("", "{}")], turn=Turn("q", task="invoice"), seen=seen)
+    assert seen[0]["response_format"]["json_schema"]["name"] == "invoice"
+    seen.clear()
+    turn = Turn("first", task="steps")
+    last = updates(monkeypatch, [Delta("", "a")], turn=turn, visitor=Visitor("zh", "k"), seen=seen)
+    assert [len(request["messages"]) for request in seen] == [1, 3, 5]
+    assert {request["key"] for request in seen} == {"k"}
+    assert "response_format" not in seen[0]
+    questions = [turn.question for turn in last[-1].conversation.turns]
+    assert questions[0] == "first"
+    assert [words[:3] for words in questions[1:]] == ["第二步", "第三步"]
+
+
+def test_a_task_stops_at_the_step_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its further questions would build on nothing."""
+    seen: list[dict[str, Any]] = []
+    deltas = [Delta("", "half"), EngineError("gone")]
+    last = updates(monkeypatch, deltas, turn=Turn("first", task="steps"), seen=seen)[-1]
+    assert (len(seen), len(last.conversation.turns)) == (1, 1)
 
 
 def test_broken_answer_keeps_what_had_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """What arrived stays, with a sentence about the rest."""
     last = updates(monkeypatch, [Delta("", "half"), EngineError("It went away.")])[-1]
-    assert last.conversation == finished(Conversation((Turn("q", answer="half"),)))
-    assert (last.problem, last.unanswered) == ("It went away. What had come is kept.", False)
+    [turn] = last.conversation.turns
+    assert (turn.question, turn.answer, turn.done) == ("q", "half", True)
+    words = "The model refused: It went away. What had come is kept."
+    assert (last.problem, last.unanswered) == (words, False)
+
+
+def test_what_an_answer_took_is_timed() -> None:
+    """From the question on; the thought is over when the answer begins."""
+    times = iter([100.0, 101.5, 102.0, 104.0, 106.0])
+    clock = Clock(lambda: next(times))
+    for delta in (Delta("h"), Delta("m"), Delta("", "yes"), Delta(usage=(40, 10))):
+        clock.note(delta)
+    expected = Figures(
+        first_token_s=1.5, thought_s=2.5, total_s=6.0, prompt_tokens=40, completion_tokens=10
+    )
+    assert clock.figures == expected
+    assert clock.figures.tokens_per_s == 2.0
+    assert figures_line(expected, "en") == "1.50 s to the first token · 2 tokens/s · 40 + 10 tokens"
+    assert figures_line(expected, "zh") == "首个 token 1.50 秒 · 2 token/秒 · 40 + 10 个 token"
+    assert figures_line(Figures(), "en") == ""
+
+
+def test_an_answer_without_a_thought_has_none() -> None:
+    """And nothing of what is not known is shown."""
+    times = iter([0.0, 1.0])
+    clock = Clock(lambda: next(times))
+    clock.note(Delta("", "yes"))
+    assert (clock.figures.thought_s, clock.figures.tokens_per_s) == (0.0, None)
+    assert figures_line(clock.figures, "en") == "1.00 s to the first token"
+
+
+def test_every_message_belongs_to_its_turn() -> None:
+    """Also where a turn has pictures, a thought and figures."""
+    figures = Figures(first_token_s=1.0)
+    turns = [
+        Turn("a", (Path("x"), Path("y")), "r", "b", True, figures=figures),
+        Turn("", (Path("z"),)),
+    ]
+    shown = chatbot_messages(turns)
+    assert [turn_at(turns, n) for n in range(-1, len(shown) + 1)] == [None, *[0] * 6, 1, 1, None]
+    assert shown[2]["content"] == "a"
+    assert shown[5]["metadata"]["title"] == "1.00 s to the first token"
 
 
 def test_banner_cannot_carry_markup() -> None:
     """Words from a log are shown as words."""
     status = EngineStatus(False, "failed", "<img src=x onerror=alert(1)>")
-    session = ChatSession(None, "<b>", FakeProbe(status))  # type: ignore[arg-type]
+    session = ChatSession(None, "<b>", FakeProbe(status), str)  # type: ignore[arg-type]
     assert "<img" not in asyncio.run(session.banner())

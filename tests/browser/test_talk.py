@@ -1,0 +1,327 @@
+"""What one does with a talk on the page: ask again, edit, take back, tasks and settings."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployments import Engine, Webui, answers, running_webui
+from pages import SECONDS, open_page, send
+from playwright.sync_api import Browser, Page, expect
+from support import png, wait_for
+
+from launcher.keys import KeyFile
+from webui.client.tasks import TASKS
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _page_is_loaded(webui_process: Webui) -> None:
+    """On a busy machine its library takes longer to import than a test would wait."""
+    wait_for(lambda: answers(f"{webui_process.url}/config"), 120, "the page is there")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Two, of sizes that no other test has."""
+    paths = [tmp_path / "red.png", tmp_path / "blue.png"]
+    for path, width in zip(paths, (44, 1500), strict=True):
+        path.write_bytes(png(width, width // 2, path.stem))
+    return paths
+
+
+def attach(page: Page, *paths: Path) -> None:
+    page.set_input_files("#pictures input[type=file]", [*paths])
+    expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
+
+
+def ask(page: Page, question: str, answer: str) -> None:
+    """And wait until it has been answered."""
+    send(page, question)
+    expect(page.locator("#talk")).to_contain_text(answer, timeout=20 * SECONDS)
+    expect(page.locator("#question button.submit-button")).to_be_visible(timeout=10 * SECONDS)
+
+
+def press(page: Page, name: str, place: int = -1) -> None:
+    """A button below a message of the talk."""
+    page.locator(f'#talk button[aria-label="{name}"]').nth(place).click()
+
+
+def asked(webui: Webui) -> Any:
+    """What the engine was last asked."""
+    return webui.engine.seen()[-1]["body"]
+
+
+def test_a_question_is_answered_again(page: Page, webui: Webui, pictures: list[Path]) -> None:
+    """With its pictures; the first answer is gone."""
+    webui.engine.script(says=["First.", "Second.", "Third."])
+    open_page(page, webui.url)
+    attach(page, *pictures)
+    ask(page, "why", "First.")
+    ask(page, "how", "Second.")
+    press(page, "Retry")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("Third.", timeout=10 * SECONDS)
+    expect(talk).not_to_contain_text("Second.")
+    expect(talk).to_contain_text("First.")
+    assert [m["role"] for m in asked(webui)["messages"]] == ["user", "assistant", "user"]
+    assert len(asked(webui)["messages"][0]["content"]) == 3
+
+
+def test_an_edited_question_keeps_its_pictures(
+    page: Page, webui: Webui, pictures: list[Path]
+) -> None:
+    """What came after it is dropped, because it answered something else."""
+    open_page(page, webui.url)
+    attach(page, *pictures)
+    ask(page, "my question", "1 messages, 2 images, last: my question.")
+    ask(page, "another", "last: another.")
+    press(page, "Edit", 0)
+    page.locator("#talk textarea").first.fill("a better one")
+    press(page, "Submit", 0)
+    talk = page.locator("#talk")
+    answer = "1 messages, 2 images, last: a better one."
+    expect(talk).to_contain_text(answer, timeout=10 * SECONDS)
+    expect(talk).not_to_contain_text("my question")
+    expect(talk).not_to_contain_text("another")
+    assert len(asked(webui)["messages"]) == 1
+
+
+def test_an_edited_question_that_nobody_answers_changes_nothing(page: Page, webui: Webui) -> None:
+    """The talk is as it was, with a reason."""
+    open_page(page, webui.url)
+    ask(page, "one", "last: one.")
+    ask(page, "two", "last: two.")
+    webui.engine.script(status=400)
+    press(page, "Edit", 0)
+    page.locator("#talk textarea").first.fill("other")
+    press(page, "Submit", 0)
+    expect(page.get_by_text("as the script says")).to_be_visible(timeout=10 * SECONDS)
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("last: one.", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("last: two.")
+
+
+def test_the_last_turn_is_taken_back_as_a_draft(
+    page: Page, webui: Webui, pictures: list[Path]
+) -> None:
+    """Its question and pictures can be changed and sent again; the engine hears nothing of it."""
+    open_page(page, webui.url)
+    ask(page, "first", "last: first.")
+    attach(page, *pictures)
+    ask(page, "second", "last: second.")
+    expect(page.locator("#pictures img")).to_have_count(0)
+    press(page, "Undo")
+    talk = page.locator("#talk")
+    expect(talk).not_to_contain_text("last: second.", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("last: first.")
+    expect(page.locator("#question textarea")).to_have_value("second")
+    expect(page.locator("#pictures img").first).to_be_visible()
+    ask(page, "third", "3 messages, 2 images, last: third.")
+
+
+def test_pictures_tell_what_they_cost_and_can_be_ordered(
+    page: Page, webui: Webui, pictures: list[Path]
+) -> None:
+    """Before they are sent; the numbers are the API's own."""
+    open_page(page, webui.url)
+    attach(page, *pictures)
+    body = page.request.post(
+        f"{webui.url}/api/v1/images/inspect",
+        data={"images": [f"data:image/png;base64,{_base64(path)}" for path in pictures]},
+    ).json()
+    cost = page.locator("#cost")
+    expect(cost).to_contain_text(f"2 × picture, {body['tokens']:,} tokens", timeout=10 * SECONDS)
+    page.locator("#pictures button.thumbnail-lg").first.click()
+    page.locator("#later").click()
+    first = page.locator("#pictures button.thumbnail-small img").first
+    expect(first).to_have_attribute("src", re.compile("blue"), timeout=10 * SECONDS)
+    ask(page, "which", "2 images, last: which.")
+    parts = asked(webui)["messages"][0]["content"]
+    page.locator("#new").click()
+    open_page(page, webui.url)
+    attach(page, *pictures)
+    ask(page, "again", "2 images, last: again.")
+    names = [part["uuid"] for part in asked(webui)["messages"][0]["content"][:2]]
+    assert [part["uuid"] for part in parts[:2]] == names[::-1]
+    expect(cost).to_have_text("")
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def choose(page: Page, task: str) -> None:
+    """From the list of tasks."""
+    page.locator("#task input").click()
+    page.get_by_role("option", name=task, exact=True).click()
+
+
+def test_a_json_task_ends_in_a_table(page: Page, webui: Webui) -> None:
+    """Its question can be seen and changed; its settings and its form reach the engine; the answer
+    is a table, and CSV and JSON to take away."""
+    invoice = {"number": "7", "items": ["=a", "b"], "seller": "甲"}
+    webui.engine.script(says=[json.dumps(invoice), "Plain."])
+    open_page(page, webui.url)
+    choose(page, "Invoice to JSON")
+    field = page.locator("#question textarea")
+    expect(field).to_have_value(TASKS["invoice"].text("en"), timeout=10 * SECONDS)
+    field.fill(f"{field.input_value()} Please.")
+    field.press("Enter")
+    table = page.locator("#table")
+    expect(table).to_contain_text("seller", timeout=20 * SECONDS)
+    expect(table).to_contain_text("甲")
+    body = asked(webui)
+    assert body["messages"][-1]["content"][-1]["text"].endswith(" Please.")
+    assert body["response_format"] == TASKS["invoice"].response_format
+    assert body["temperature"] == 0.1
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    rows = [*csv.reader(io.StringIO(download.value.path().read_text("utf-8-sig")))]
+    assert rows == [["number", "items", "seller"], ["7", "'=a; b", "甲"]]
+    with page.expect_download() as download:
+        page.locator("#json").click()
+    assert json.loads(download.value.path().read_bytes()) == invoice
+    ask(page, "and now", "Plain.")
+    expect(page.locator("#result")).to_be_hidden(timeout=10 * SECONDS)
+    assert "response_format" not in asked(webui)
+
+
+def test_a_task_of_three_steps_goes_on_by_itself(page: Page, webui: Webui) -> None:
+    """Each step in the same talk."""
+    open_page(page, webui.url)
+    choose(page, "Analyse in three steps")
+    expect(page.locator("#question textarea")).not_to_have_value("", timeout=10 * SECONDS)
+    page.locator("#question textarea").press("Enter")
+    expect(page.locator("#talk")).to_contain_text("5 messages", timeout=20 * SECONDS)
+    assert [len(seen["body"]["messages"]) for seen in webui.engine.seen()] == [1, 3, 5]
+
+
+def test_settings_reach_the_engine_and_can_be_reset(page: Page, webui: Webui) -> None:
+    """Thinking off, another temperature, a system prompt; and back."""
+    open_page(page, webui.url)
+    page.locator("#settings button").first.click()
+    page.locator("#mode").get_by_text("off", exact=True).click()
+    page.locator("#own-sampling input").uncheck()
+    number = page.locator("#temperature input[type=number]")
+    number.fill("0.3")
+    number.press("Tab")
+    page.locator("#system textarea").fill("Be brief.")
+    ask(page, "hello", "2 messages, 0 images, last: hello.")
+    body = asked(webui)
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (body["thinking_token_budget"], body["temperature"]) == (0, 0.3)
+    expect(page.locator("#talk")).not_to_contain_text("Thought")
+    page.locator("#reset").click()
+    expect(page.locator("#system textarea")).to_have_value("", timeout=10 * SECONDS)
+    ask(page, "hello again", "last: hello again.")
+    assert asked(webui)["thinking_token_budget"] > 0
+    assert "temperature" not in asked(webui)  # the model's maker knows best
+
+
+def test_a_thought_is_a_fold_that_closes_when_the_answer_begins(page: Page, webui: Webui) -> None:
+    """Open while there is nothing else to read; then it says how long it took, and the answer what
+    it took."""
+    webui.engine.script(thought=3, words=40, delay_s=0.1)
+    open_page(page, webui.url)
+    send(page, "count")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text(" 3 4", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("Thought for")
+    expect(talk.get_by_text("Hmm. Hmm. Hmm.")).to_be_hidden()
+    expect(talk).to_contain_text("38 39", timeout=20 * SECONDS)
+    expect(talk).to_contain_text("s to the first token", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("1 + 45 tokens")
+
+
+MARKDOWN = """
+Euler: $e^{i\\pi}=-1$, and \\(a_1\\), and
+
+$$\\frac{x}{y}$$
+
+| a | b |
+| --- | --- |
+| c | d |
+
+```python
+print("hello")
+```
+"""
+
+
+def test_formulas_tables_and_code_are_shown_as_such(page: Page, webui: Webui) -> None:
+    """As models write them."""
+    webui.engine.script(says=[MARKDOWN])
+    open_page(page, webui.url)
+    ask(page, "show", "Euler")
+    talk = page.locator("#talk")
+    expect(talk.locator(".katex").first).to_be_visible(timeout=10 * SECONDS)
+    assert talk.locator(".katex").count() == 3
+    expect(talk.locator("table")).to_contain_text("d")
+    expect(talk.locator("pre code")).to_contain_text('print("hello")')
+
+
+def test_an_answer_that_breaks_off_is_kept(page: Page, webui: Webui) -> None:
+    """What had come stays, with a sentence about the rest, and one can go on."""
+    webui.engine.script(words=20, break_after=5)
+    open_page(page, webui.url)
+    send(page, "count")
+    reason = page.get_by_text("What had come is kept.")
+    expect(reason).to_be_visible(timeout=10 * SECONDS)
+    expect(page.locator("#talk")).to_contain_text(" 3 4")
+    webui.engine.script()
+    ask(page, "go on", "3 messages, 0 images, last: go on.")
+
+
+def test_a_chinese_browser_gets_a_chinese_page(browser: Browser, webui: Webui) -> None:
+    """Words, tasks and their questions, and what goes wrong."""
+    context = browser.new_context(locale="zh-CN")
+    try:
+        page = context.new_page()
+        open_page(page, webui.url)
+        expect(page.locator("#new")).to_have_text("新对话", timeout=10 * SECONDS)
+        expect(page.locator("#banner")).to_contain_text("已就绪", timeout=10 * SECONDS)
+        choose(page, TASKS["read"].title.zh)
+        field = page.locator("#question textarea")
+        expect(field).to_have_value(TASKS["read"].text("zh"), timeout=10 * SECONDS)
+        webui.engine.script(status=400)
+        field.press("Enter")
+        expect(page.get_by_text("模型拒绝了请求")).to_be_visible(timeout=10 * SECONDS)
+        expect(field).to_have_value(TASKS["read"].text("zh"))
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def locked(tmp_path: Path, engine_process: Engine) -> Iterator[tuple[Webui, str]]:
+    """A WebUI that wants a key, and one that it takes."""
+    engine_process.script()
+    file = KeyFile(tmp_path / "api-keys.json")
+    key = file.add("anna", {})
+    settings = {"WEBUI_KEYS_FILE": str(file.path), "WEBUI_REQUIRE_KEYS": "1"}
+    with running_webui(tmp_path, engine_process, **settings) as webui:
+        yield webui, key
+
+
+def test_a_visitors_questions_count_for_their_key(
+    browser: Browser, locked: tuple[Webui, str]
+) -> None:
+    """With the key that opened the page, under its name in the log."""
+    webui, key = locked
+    context = browser.new_context(http_credentials={"username": "x", "password": key})
+    try:
+        page = context.new_page()
+        page.goto(webui.url)
+        expect(page.locator("#question textarea")).to_be_visible(timeout=60 * SECONDS)
+        ask(page, "hello", "last: hello.")
+        assert " anna POST /chat/completions 200 " in webui.log.read_text()
+    finally:
+        context.close()

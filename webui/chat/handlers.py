@@ -1,0 +1,251 @@
+"""Between gradio's values and the session's: one method for each thing that a visitor does.
+
+gradio gives a request and an event where a parameter has their type, and values after them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from webui.chat.conversation import Conversation, Turn
+from webui.chat.options import Options
+from webui.chat.session import ChatSession, Visitor, finished
+from webui.chat.tables import table_of
+from webui.chat.view import chatbot_messages, turn_at
+from webui.chat.words import language_of, text
+from webui.client.tasks import TASKS
+from webui.gateway.keys import password_of
+from webui.pictures import PictureError, cost_of, read_header
+
+Gallery = list[tuple[str, str | None]] | None
+Draft = dict[str, Any]
+
+IDLE = {"submit_btn": True, "stop_btn": False, "interactive": True}
+BUSY = {"submit_btn": False, "stop_btn": True, "interactive": True}
+
+
+def _question_box(**changes: Any) -> Any:
+    """An update of the question field."""
+    return gr.MultimodalTextbox(**changes)
+
+
+def visitor_of(request: gr.Request) -> Visitor:
+    """Who sent it. Where keys are in use, the browser sends one as a password."""
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in request.headers.items()
+    ]
+    language = language_of(request.headers.get("accept-language") or "")
+    return Visitor(language, password_of(headers).decode("latin-1"))
+
+
+class Handlers:
+    """What is yielded or returned goes to components, in the order that page.py names.
+
+    Args:
+        folder: for files to be downloaded. What lies there is deleted in time: see guarded_page.
+    """
+
+    def __init__(self, session: ChatSession, folder: Path | None) -> None:
+        self._session = session
+        self._folder = folder or Path(tempfile.gettempdir())
+
+    async def send(
+        self,
+        request: gr.Request,
+        draft: Draft,
+        gallery: Gallery,
+        talk: Conversation,
+        task: str,
+        *options: Any,
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """Outputs of this and the next two: question field, gallery with its order and cost,
+        chatbot, talk, task."""
+        pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
+        question = draft["text"].strip()
+        if not question and not pictures:
+            yield (*[gr.skip()] * 5, talk, gr.skip())
+            return
+        turn = Turn(question, tuple(pictures), task=task or "")
+        cleared = _question_box(value=None, **BUSY), None, *self.cost(request, None)
+        kept = _question_box(value=draft, **IDLE), gallery, *self.cost(request, gallery)
+        async for outputs in self._answer(talk, talk, turn, Options(*options), request):
+            problem, shown = outputs
+            if problem:
+                yield (*kept, *shown, gr.skip())
+            else:
+                yield (*cleared, *shown, "")
+                # Cleared once; what the visitor types or adds meanwhile is the next question's.
+                cleared = (gr.skip(),) * 4
+
+    async def again(
+        self, request: gr.Request, event: gr.RetryData, talk: Conversation, *options: Any
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """Answer a question anew."""
+        async for outputs in self._from(talk, event.index, None, options, request):
+            yield outputs
+
+    async def edited(
+        self, request: gr.Request, event: gr.EditData, talk: Conversation, *options: Any
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """Ask it in other words, about the same pictures; what came after it is dropped."""
+        async for outputs in self._from(talk, event.index, str(event.value), options, request):
+            yield outputs
+
+    async def _from(
+        self,
+        talk: Conversation,
+        index: Any,
+        question: str | None,
+        options: tuple[Any, ...],
+        request: gr.Request,
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        language = visitor_of(request).language
+        number = turn_at(talk.turns, _number(index))
+        if number is None:
+            gr.Warning(text("gone", language))
+            yield (*[gr.skip()] * 4, chatbot_messages(talk.turns, language), talk, gr.skip())
+            return
+        turn = talk.turns[number].asked_again(question and question.strip())
+        before, box = talk.before(number), _question_box(**BUSY)
+        async for _, shown in self._answer(before, talk, turn, Options(*options), request):
+            yield (box, *[gr.skip()] * 3, *shown, gr.skip())
+            box = gr.skip()
+
+    async def _answer(
+        self,
+        before: Conversation,
+        otherwise: Conversation,
+        turn: Turn,
+        options: Options,
+        request: gr.Request,
+    ) -> AsyncIterator[tuple[bool, tuple[Any, Any]]]:
+        """Whether the question was left unanswered; chatbot and talk, then ``otherwise``."""
+        visitor = visitor_of(request)
+        async for update in self._session.send(before, turn, options, visitor):
+            talk = otherwise if update.unanswered else update.conversation
+            if update.problem:
+                gr.Warning(update.problem)
+            yield update.unanswered, (chatbot_messages(talk.turns, visitor.language), talk)
+
+    def settle(self, request: gr.Request, talk: Conversation) -> tuple[Any, ...]:
+        """After an answer or a stop: nothing more is coming. Outputs: field, chatbot, talk."""
+        talk = finished(talk)
+        language = visitor_of(request).language
+        return _question_box(**IDLE), chatbot_messages(talk.turns, language), talk
+
+    def take_back(
+        self, request: gr.Request, talk: Conversation, gallery: Gallery
+    ) -> tuple[Any, ...]:
+        """Delete the last turn, and give back its question and pictures to be changed. Outputs:
+        question field, gallery with its order and cost, chatbot, talk."""
+        if not talk.turns:
+            return (*[gr.skip()] * 4, [], talk)
+        turn, talk = talk.turns[-1], talk.without_last()
+        pictures = [*(gallery or []), *((str(path), None) for path in turn.pictures)]
+        draft = {"text": turn.question, "files": []}
+        shown = chatbot_messages(talk.turns, visitor_of(request).language)
+        field = _question_box(value=draft, **IDLE)
+        return field, pictures, *self.cost(request, pictures), shown, talk
+
+    def clear(self, request: gr.Request) -> tuple[Any, ...]:
+        """A new talk. Outputs: question field, gallery with its order and cost, chatbot, talk,
+        task, result's panel."""
+        field, hidden = _question_box(value=None, **IDLE), gr.Accordion(visible=False)
+        return field, None, *self.cost(request, None), [], Conversation(), "", hidden
+
+    def take_task(
+        self, request: gr.Request, name: str, draft: Draft, *options: Any
+    ) -> tuple[Any, ...]:
+        """Put a task's question into the field, to be changed there, and what suits it into the
+        settings. Outputs: question field, settings."""
+        suited = Options.of_task(name)
+        system = options[-1]
+        if (task := TASKS.get(name)) is None:
+            return gr.skip(), *_values(suited)[:-1], system
+        words = task.text(visitor_of(request).language)
+        field = _question_box(value={"text": words, "files": draft["files"]})
+        return field, *_values(suited)[:-1], system
+
+    def standard(self) -> tuple[Any, ...]:
+        """The settings as they were at first."""
+        return _values(Options())
+
+    def result(self, talk: Conversation) -> tuple[Any, ...]:
+        """Outputs: panel, table, CSV and JSON to be downloaded."""
+        turn = talk.turns[-1] if talk.turns else Turn("")
+        task = TASKS.get(turn.task)
+        wants_json = task is not None and task.schema is not None
+        if not wants_json or (table := table_of(turn.answer)) is None:
+            return gr.Accordion(visible=False), gr.skip(), gr.skip(), gr.skip()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"{turn.task}-{secrets.token_hex(16)}"
+        as_csv, as_json = self._folder / f"{name}.csv", self._folder / f"{name}.json"
+        as_csv.write_text(table.csv(), encoding="utf-8", newline="")
+        document = json.loads(turn.answer)
+        as_json.write_text(json.dumps(document, ensure_ascii=False, indent=2), encoding="utf-8")
+        shown = {"headers": [*table.columns], "data": table.cells}
+        return gr.Accordion(visible=True, open=True), shown, str(as_csv), str(as_json)
+
+    def cost(self, request: gr.Request, gallery: Gallery) -> tuple[Any, str]:
+        """What the pictures take of the prompt, as far as they are pictures. Outputs: the buttons
+        for their order, which one picture does not need, and the words."""
+        tokens = 0
+        for path, _ in gallery or []:
+            try:
+                header = read_header(Path(path), Path(path).name)
+            except PictureError:
+                continue  # said when it is sent
+            tokens += cost_of(header.width, header.height).tokens
+        count = len(gallery or [])
+        language = visitor_of(request).language
+        words = text("cost", language, count=count, tokens=f"{tokens:,}") if count else ""
+        return gr.Row(visible=count > 1), words
+
+    def chosen(self, event: gr.SelectData) -> int:
+        """The place of the picture that was clicked."""
+        return _number(event.index)
+
+    def earlier(self, gallery: Gallery, place: int) -> tuple[Any, int]:
+        """Outputs: gallery, place of the chosen picture."""
+        return _moved(gallery, place, -1)
+
+    def later(self, gallery: Gallery, place: int) -> tuple[Any, int]:
+        """Outputs: gallery, place of the chosen picture."""
+        return _moved(gallery, place, 1)
+
+    async def banner(self, request: gr.Request) -> str:
+        """The engine's state."""
+        return await self._session.banner(visitor_of(request).language)
+
+
+def _values(options: Options) -> tuple[Any, ...]:
+    return (
+        options.thinking,
+        options.own_sampling,
+        options.temperature,
+        options.top_p,
+        options.answer_tokens,
+        options.system,
+    )
+
+
+def _number(index: Any) -> int:
+    """gradio gives a list where a component has rows."""
+    first = index[0] if isinstance(index, list | tuple) and index else index
+    return first if isinstance(first, int) else -1
+
+
+def _moved(gallery: Gallery, place: int, by: int) -> tuple[Any, int]:
+    pictures = [*(gallery or [])]
+    if not (0 <= place < len(pictures) and 0 <= place + by < len(pictures)):
+        return gr.skip(), place
+    pictures.insert(place + by, pictures.pop(place))
+    return gr.Gallery(value=pictures, selected_index=place + by), place + by

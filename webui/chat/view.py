@@ -1,0 +1,90 @@
+"""A talk as the page's Chatbot shows it, and back from what is clicked there to the talk."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from webui.chat.conversation import Figures, Turn
+from webui.chat.words import PHASES, text
+from webui.client.tasks import Language
+from webui.engine_status import EngineStatus
+
+Message = dict[str, Any]
+
+# In which waiting is of no use.
+BAD_PHASES = {"failed", "down", "stopped", "stalled", "other model"}
+
+
+def chatbot_messages(turns: Sequence[Turn], language: Language = "en") -> list[Message]:
+    """Messages for the Chatbot; thinking is a fold of its own, and so is what the answer took."""
+    return [message for _, message in _numbered(turns, language)]
+
+
+def turn_at(turns: Sequence[Turn], index: int) -> int | None:
+    """Which turn the message of this index belongs to; None where there is no such message."""
+    numbers = [number for number, _ in _numbered(turns, "en")]
+    return numbers[index] if 0 <= index < len(numbers) else None
+
+
+def _numbered(turns: Sequence[Turn], language: Language) -> Iterator[tuple[int, Message]]:
+    for number, turn in enumerate(turns):
+        for message in _messages_of(turn, language):
+            yield number, message
+
+
+def _messages_of(turn: Turn, language: Language) -> Iterator[Message]:
+    for path in turn.pictures:
+        yield {"role": "user", "content": {"path": str(path)}}
+    if turn.question:
+        yield {"role": "user", "content": turn.question}
+    if turn.reasoning:
+        yield _thought(turn, language)
+    if turn.answer or not turn.done:
+        yield {"role": "assistant", "content": turn.answer or "…"}
+    if turn.done and (words := figures_line(turn.figures, language)):
+        yield {"role": "assistant", "content": "", "metadata": {"title": words, "status": "done"}}
+
+
+def _thought(turn: Turn, language: Language) -> Message:
+    is_over = bool(turn.answer) or turn.done
+    title = text("thought", language)
+    if is_over and turn.figures.thought_s is not None:
+        title = text("thought_for", language, seconds=turn.figures.thought_s)
+    metadata = {"title": title, "status": "done" if is_over else "pending"}
+    return {"role": "assistant", "content": turn.reasoning, "metadata": metadata}
+
+
+def figures_line(figures: Figures, language: Language) -> str:
+    """What an answer took, as far as it is known; empty where nothing is."""
+    parts = []
+    if figures.first_token_s is not None:
+        parts.append(text("first_token", language, seconds=figures.first_token_s))
+    if (speed := figures.tokens_per_s) is not None:
+        parts.append(text("speed", language, speed=speed))
+    if figures.prompt_tokens is not None:
+        prompt, completion = figures.prompt_tokens, figures.completion_tokens or 0
+        parts.append(text("tokens", language, prompt=prompt, completion=completion))
+    return " · ".join(parts)
+
+
+def banner(status: EngineStatus, model: str, language: Language) -> str:
+    """A line on the engine's state, as HTML: a coloured dot and words."""
+    if status.ready:
+        words = text("ready", language, model=f"<b>{html.escape(model)}</b>")
+        return _dot("good") + words
+    why = html.escape(state_words(status, language))
+    seconds = f" ({status.seconds:.0f} s)" if status.seconds is not None else ""
+    colour = "bad" if status.phase in BAD_PHASES else "waiting"
+    return _dot(colour) + text("not_ready", language, why=f"<b>{why}</b>") + seconds
+
+
+def state_words(status: EngineStatus, language: Language) -> str:
+    """Why it is not ready."""
+    phase = PHASES.get(status.phase)
+    return f"{phase} ({status.message})" if language == "zh" and phase else status.message
+
+
+def _dot(colour: str) -> str:
+    return f'<span class="dot {colour}"></span>'

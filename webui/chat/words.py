@@ -1,0 +1,148 @@
+"""What the page says, in English and in Chinese."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from webui.client.tasks import TASKS, Language, Words
+from webui.pictures import PictureError
+
+TEXTS: Mapping[str, Words] = {
+    "pictures": Words("Pictures for the next question", "下一个问题的图片"),
+    "cost": Words("{count} × picture, {tokens} tokens", "{count} 张图片，共 {tokens} 个 token"),
+    "task": Words("Task", "任务"),
+    "task_info": Words("Puts a ready-made question below", "在下方填入现成的问题"),
+    "task_none": Words("A question of your own", "自由提问"),
+    "settings": Words("Settings", "设置"),
+    "thinking": Words("Thinking", "思考"),
+    "thinking_off": Words("off", "关闭"),
+    "thinking_low": Words("short", "简短"),
+    "thinking_high": Words("long", "深入"),
+    "thinking_auto": Words("standard", "标准"),
+    "own_sampling": Words(
+        "Temperature and top-p as the model's maker has them", "使用模型自带的温度和 Top-p"
+    ),
+    "temperature": Words("Temperature", "温度"),
+    "top_p": Words("Top-p", "Top-p"),
+    "answer_tokens": Words("Answer, at most (tokens)", "回答上限（token）"),
+    "system": Words("System prompt", "系统提示词"),
+    "reset": Words("Reset the settings", "恢复默认设置"),
+    "new": Words("New conversation", "新对话"),
+    "earlier": Words("◀ Earlier", "◀ 前移"),
+    "later": Words("Later ▶", "后移 ▶"),
+    "placeholder": Words("Add pictures and ask about them.", "添加图片，然后提问。"),
+    "ask": Words("Ask about the pictures …", "就图片提问……"),
+    "code": Words("Show the code", "查看代码"),
+    "result": Words("As a table", "表格"),
+    "csv": Words("CSV", "CSV"),
+    "json": Words("JSON", "JSON"),
+    "thought": Words("Thinking", "思考中"),
+    "thought_for": Words("Thought for {seconds:.1f} s", "思考了 {seconds:.1f} 秒"),
+    "first_token": Words("{seconds:.2f} s to the first token", "首个 token {seconds:.2f} 秒"),
+    "speed": Words("{speed:.0f} tokens/s", "{speed:.0f} token/秒"),
+    "tokens": Words("{prompt} + {completion} tokens", "{prompt} + {completion} 个 token"),
+    "asking": Words("Asking the engine …", "正在查询模型状态……"),
+    "ready": Words("{model} is ready", "{model} 已就绪"),
+    "not_ready": Words("The model is not ready yet: {why}", "模型尚未就绪：{why}"),
+    "kept": Words("What had come is kept.", "已收到的内容已保留。"),
+    "no_answer": Words("The model does not answer just now.", "模型暂时没有响应。"),
+    "refused": Words("The model refused: {why}", "模型拒绝了请求：{why}"),
+    "attach": Words(
+        "Attach the picture itself, not its address.", "请直接添加图片文件，不要填写网址。"
+    ),
+    "gone": Words(
+        "There is no such turn any more. Reload the page.", "找不到这一轮对话，请刷新页面。"
+    ),
+}
+
+# Of the API's errors, by their code. Those that are not here are told in its own words.
+ERRORS: Mapping[str, Words] = {
+    "engine_restarted": Words(
+        "The engine ended while it worked on this. Ask again.",
+        "模型在回答时中断了，请重新提问。",
+    ),
+    "upstream_stalled": Words(
+        "The engine has been silent for too long. Ask again.",
+        "模型长时间没有响应，请重新提问。",
+    ),
+    "shutting_down": Words(
+        "The service is being stopped or restarted. Ask again in a few seconds.",
+        "服务正在停止或重启，请几秒后重新提问。",
+    ),
+    "overloaded": Words(
+        "Too many questions are being answered. Ask again in a few seconds.",
+        "当前提问太多，请几秒后再试。",
+    ),
+    "rate_limit_exceeded": Words(
+        "Your key has used up its share of this minute. Ask again in a minute.",
+        "您的密钥已用完本分钟的额度，请一分钟后再试。",
+    ),
+    "invalid_api_key": Words(
+        "Your key is not known any more. Reload the page and log in again.",
+        "您的密钥已失效，请刷新页面重新登录。",
+    ),
+    "image_gone": Words(
+        "A picture of this talk is no longer there. Attach it again in a new conversation.",
+        "本对话中有图片已被删除，请在新对话中重新添加。",
+    ),
+}
+
+# Of pictures that cannot be used, by the error's code; which one and why stands behind.
+PICTURES: Mapping[str, str] = {
+    "image_unreadable": "无法读取图片",
+    "image_dimensions": "图片尺寸不合适",
+    "image_format": "不支持这种图片格式",
+}
+
+# Of the engine's phases. Its own message, which has the details, stands behind.
+PHASES: Mapping[str, str] = {
+    "waiting": "等待中",
+    "starting": "正在启动",
+    "loading": "正在加载模型",
+    "warming up": "正在预热",
+    "opening the port": "即将就绪",
+    "stalled": "没有进展",
+    "stopping": "正在停止",
+    "stopped": "已停止",
+    "failed": "启动失败",
+    "down": "未运行",
+    "other model": "运行的是另一个模型",
+}
+
+_PREFERENCE = re.compile(r"\s*([A-Za-z]{1,8})[\w-]*\s*(?:;\s*q=([0-9.]{1,5}))?\s*")
+
+
+def language_of(accepted: str) -> Language:
+    """The language of a browser, by its Accept-Language header; English where it says nothing."""
+    best: tuple[float, Language] = (0.0, "en")
+    for item in accepted[:1000].split(","):
+        found = _PREFERENCE.fullmatch(item)
+        if found is None or found[1].lower() not in {"en", "zh"}:
+            continue
+        try:
+            weight = float(found[2] or 1)
+        except ValueError:
+            continue
+        if weight > best[0]:
+            best = weight, "zh" if found[1].lower() == "zh" else "en"
+    return best[1]
+
+
+def text(key: str, language: Language, **values: object) -> str:
+    """A text with its values."""
+    return TEXTS[key].of(language).format(**values)
+
+
+def picture_problem(error: PictureError, language: Language) -> str:
+    """Which picture cannot be used, and why."""
+    words = PICTURES.get(error.code)
+    return f"{words}（{error}）" if language == "zh" and words else str(error)
+
+
+def translations() -> dict[str, dict[str, str]]:
+    """For gradio, which shows a text in the browser's language."""
+    words = {**TEXTS, **{f"task_{name}": task.title for name, task in TASKS.items()}}
+    english = {key: both.en for key, both in words.items()}
+    chinese = {key: both.zh for key, both in words.items()}
+    return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}
