@@ -65,6 +65,7 @@ ThinkingMode = Annotated[
 ]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+ShortText = Annotated[str, Field(min_length=1, max_length=8000, pattern=r"^[^\x00]*$")]
 
 
 class _Section(BaseModel):
@@ -206,6 +207,46 @@ class EngineConfig(_Section):
         return value
 
 
+class Bilingual(_Section):
+    """A text in both languages of the page; a plain one stands for both."""
+
+    en: ShortText
+    zh: ShortText
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_plain(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"en": value, "zh": value}
+        if isinstance(value, dict | Bilingual):
+            return value
+        # pydantic reports this kind of error, and lets a TypeError through.
+        raise ValueError("write a text, or one in each language: {en: ..., zh: ...}")
+
+
+class TaskConfig(_Section):
+    """A question of the operator's own in the page's list of tasks."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+    title: Bilingual
+    prompt: Bilingual
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.3
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    json_schema: dict[str, JsonValue] | None = None
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_a_schema(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        if value is not None:
+            from jsonschema import Draft202012Validator, SchemaError
+
+            try:
+                Draft202012Validator.check_schema(value)
+            except SchemaError as error:
+                raise ValueError(f"is no JSON schema: {error.message}") from None
+        return value
+
+
 class WebuiConfig(_Section):
     """The page and the OpenAI API, one process on one port."""
 
@@ -253,6 +294,11 @@ class WebuiConfig(_Section):
         default=False,
         description="Send white space before a slow answer without stream, so nobody cuts it off.",
     )
+    tasks: list[TaskConfig] = Field(
+        default=[],
+        max_length=50,
+        description="Questions of your own in the page's list of tasks: name, title, prompt, ...",
+    )
     stop_timeout_s: Annotated[Seconds, Field(ge=1)] = Field(
         default=8.0, description="Seconds that open answers get to finish at a stop."
     )
@@ -261,6 +307,14 @@ class WebuiConfig(_Section):
     def stop_wait_s(self) -> int:
         """When supervisord kills it."""
         return math.ceil(self.stop_timeout_s + WEBUI_STOP_MARGIN_S)
+
+    @field_validator("tasks")
+    @classmethod
+    def _have_names_of_their_own(cls, value: list[TaskConfig]) -> list[TaskConfig]:
+        names = [task.name for task in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two tasks have the name {', '.join(twice)}")
+        return value
 
 
 class ServiceConfig(_Section):

@@ -186,6 +186,7 @@ def webui_process(
         "WEBUI_CACHE_MB": str(webui.cache_mb),
         "WEBUI_CACHE_FILE": str(paths.answers),
         "WEBUI_CHECKPOINT": checkpoint_stamp(config, config_path),
+        "WEBUI_TASKS": json.dumps([task.model_dump() for task in webui.tasks]),
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),

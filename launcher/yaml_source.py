@@ -117,6 +117,8 @@ def _unknown_key(location: Sequence[str | int], model: type[BaseModel]) -> str:
     """Name the nearest known key, or all of them."""
     section: Any = model
     for key in location[:-1]:
+        if str(key) not in section.model_fields:
+            continue  # the number of an item in a list
         annotation = section.model_fields[str(key)].annotation
         section = next(
             (c for c in (annotation, *typing.get_args(annotation)) if hasattr(c, "model_fields")),

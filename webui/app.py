@@ -134,9 +134,15 @@ class Webui:
         from webui.chat.engine import connect
         from webui.chat.page import build_app
         from webui.chat.session import ChatSession
+        from webui.chat.tasks import all_tasks
 
-        client = connect(self._gateway)
-        session = ChatSession(client, self._settings.model, self._probe, self._uploads.address_of)
+        session = ChatSession(
+            connect(self._gateway),
+            self._settings.model,
+            self._probe,
+            self._uploads.address_of,
+            all_tasks(self._settings.tasks),
+        )
         return build_app(session, self._settings)
 
     async def drain(self) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from webui.gateway.thinking import STANDARD, Thinking
 
@@ -37,6 +38,8 @@ class Settings:
     secret_file: Path | None = None
     uploads: Path | None = None
     checkpoint: str = ""
+    tasks: tuple[Mapping[str, Any], ...] = ()
+    """The operator's own, as the YAML has them."""
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -71,6 +74,7 @@ class Settings:
             cache_mb=int(environ.get("WEBUI_CACHE_MB", cls.cache_mb)),
             cache_file=path("WEBUI_CACHE_FILE"),
             checkpoint=environ.get("WEBUI_CHECKPOINT", ""),
+            tasks=tuple(json.loads(environ.get("WEBUI_TASKS", "[]"))),
             secret_file=path("WEBUI_SECRET_FILE"),
             uploads=path("GRADIO_TEMP_DIR"),  # gradio's own name for it
             engine_state=path("WEBUI_ENGINE_STATE"),

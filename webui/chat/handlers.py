@@ -20,7 +20,6 @@ from webui.chat.session import ChatSession, Visitor, finished
 from webui.chat.tables import table_of
 from webui.chat.view import chatbot_messages, turn_at
 from webui.chat.words import language_of, text
-from webui.client.tasks import TASKS
 from webui.gateway.keys import password_of
 from webui.pictures import PictureError, cost_of, read_header
 
@@ -166,9 +165,9 @@ class Handlers:
     ) -> tuple[Any, ...]:
         """Put a task's question into the field, to be changed there, and what suits it into the
         settings. Outputs: question field, settings."""
-        suited = Options.of_task(name)
-        system = options[-1]
-        if (task := TASKS.get(name)) is None:
+        task, system = self._session.tasks.get(name), options[-1]
+        suited = Options.of_task(task)
+        if task is None:
             return gr.skip(), *_values(suited)[:-1], system
         words = task.text(visitor_of(request).language)
         field = _question_box(value={"text": words, "files": draft["files"]})
@@ -181,7 +180,7 @@ class Handlers:
     def result(self, talk: Conversation) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""
         turn = talk.turns[-1] if talk.turns else Turn("")
-        task = TASKS.get(turn.task)
+        task = self._session.tasks.get(turn.task)
         wants_json = task is not None and task.schema is not None
         if not wants_json or (table := table_of(turn.answer)) is None:
             return gr.Accordion(visible=False), gr.skip(), gr.skip(), gr.skip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from webui.client.tasks import TASKS
+from webui.client.tasks import Task
 from webui.gateway.thinking import Mode
 
 ANSWER_TOKENS = 2048
@@ -25,22 +25,19 @@ class Options:
     answer_tokens: int = ANSWER_TOKENS
     system: str = ""
 
-    def fields(self, task: str) -> dict[str, Any]:
-        """Of a chat request, without model and messages.
-
-        Args:
-            task: its name; a task that wants JSON says of which shape.
-        """
+    def fields(self, task: Task | None) -> dict[str, Any]:
+        """Of a chat request, without model and messages. A task that wants JSON says of which
+        shape."""
         fields: dict[str, Any] = {"thinking": self.thinking, "max_tokens": self.answer_tokens}
         if not self.own_sampling:
             fields |= {"temperature": self.temperature, "top_p": self.top_p}
-        if task in TASKS and (form := TASKS[task].response_format) is not None:
-            fields["response_format"] = form
+        if task is not None and task.response_format is not None:
+            fields["response_format"] = task.response_format
         return fields
 
     @classmethod
-    def of_task(cls, name: str) -> Options:
-        """What suits it; the standard where there is no such task."""
-        if (task := TASKS.get(name)) is None:
+    def of_task(cls, task: Task | None) -> Options:
+        """What suits it; the standard for a question of one's own."""
+        if task is None:
             return cls()
         return cls(own_sampling=False, temperature=task.temperature, answer_tokens=task.max_tokens)

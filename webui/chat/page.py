@@ -3,6 +3,7 @@ handlers.py."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from webui.chat.handlers import IDLE, Handlers
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
 from webui.chat.session import ChatSession
 from webui.chat.words import translations
-from webui.client.tasks import TASKS
 from webui.gateway.thinking import MODES
 from webui.settings import Settings
 
@@ -53,8 +53,6 @@ CSS = """
 #talk button[aria-label="Share"], #talk button[title="Share"],
 #talk button[aria-label="Clear"], #talk button[title="Clear"] { display: none; }
 """
-
-TEXT = gr.I18n(**translations())
 
 
 def build_theme() -> gr.themes.Base:
@@ -100,9 +98,9 @@ class Result:
         return [self.panel, self.table, self.csv, self.json]
 
 
-def _pictures() -> Pictures:
+def _pictures(say: gr.I18n) -> Pictures:
     gallery = gr.Gallery(
-        label=TEXT("pictures"),
+        label=say("pictures"),
         file_types=["image"],
         sources=["upload", "webcam", "clipboard"],
         columns=2,
@@ -112,45 +110,45 @@ def _pictures() -> Pictures:
         elem_id="pictures",
     )
     with gr.Row(visible=False, elem_id="order") as order:
-        earlier = gr.Button(TEXT("earlier"), size="sm", elem_id="earlier")
-        later = gr.Button(TEXT("later"), size="sm", elem_id="later")
+        earlier = gr.Button(say("earlier"), size="sm", elem_id="earlier")
+        later = gr.Button(say("later"), size="sm", elem_id="later")
     cost = gr.Markdown(elem_id="cost")
     return Pictures(gallery, order, earlier, later, cost)
 
 
-def _controls() -> Controls:
+def _controls(say: gr.I18n, tasks: Iterable[str]) -> Controls:
     standard = Options()
     task = gr.Dropdown(
-        [(TEXT("task_none"), ""), *((TEXT(f"task_{name}"), name) for name in TASKS)],
+        [(say("task_none"), ""), *((say(f"task_{name}"), name) for name in tasks)],
         value="",
-        label=TEXT("task"),
-        info=TEXT("task_info"),
+        label=say("task"),
+        info=say("task_info"),
         elem_id="task",
     )
-    with gr.Accordion(TEXT("settings"), open=False, elem_id="settings"):
-        modes = [(TEXT(f"thinking_{mode}"), mode) for mode in MODES]
-        thinking = gr.Radio(modes, value=standard.thinking, label=TEXT("thinking"), elem_id="mode")
-        own = gr.Checkbox(standard.own_sampling, label=TEXT("own_sampling"), elem_id="own-sampling")
+    with gr.Accordion(say("settings"), open=False, elem_id="settings"):
+        modes = [(say(f"thinking_{mode}"), mode) for mode in MODES]
+        thinking = gr.Radio(modes, value=standard.thinking, label=say("thinking"), elem_id="mode")
+        own = gr.Checkbox(standard.own_sampling, label=say("own_sampling"), elem_id="own-sampling")
         temperature = gr.Slider(
-            0, 2, standard.temperature, step=0.05, label=TEXT("temperature"), elem_id="temperature"
+            0, 2, standard.temperature, step=0.05, label=say("temperature"), elem_id="temperature"
         )
-        top_p = gr.Slider(0.05, 1, standard.top_p, step=0.05, label=TEXT("top_p"), elem_id="top-p")
+        top_p = gr.Slider(0.05, 1, standard.top_p, step=0.05, label=say("top_p"), elem_id="top-p")
         tokens = gr.Slider(
             16,
             MAX_ANSWER_TOKENS,
             standard.answer_tokens,
             step=16,
-            label=TEXT("answer_tokens"),
+            label=say("answer_tokens"),
             elem_id="answer-tokens",
         )
         system = gr.Textbox(
-            label=TEXT("system"), lines=2, max_length=8000, elem_id="system", value=""
+            label=say("system"), lines=2, max_length=8000, elem_id="system", value=""
         )
-        reset = gr.Button(TEXT("reset"), size="sm", elem_id="reset")
+        reset = gr.Button(say("reset"), size="sm", elem_id="reset")
     return Controls(task, [thinking, own, temperature, top_p, tokens, system], reset)
 
 
-def _chatbot() -> gr.Chatbot:
+def _chatbot(say: gr.I18n) -> gr.Chatbot:
     return gr.Chatbot(
         show_label=False,
         height="65vh",
@@ -160,24 +158,24 @@ def _chatbot() -> gr.Chatbot:
         # In a group, gradio 6.31 takes the first message for the one that is edited.
         group_consecutive_messages=False,
         latex_delimiters=LATEX,
-        placeholder=TEXT("placeholder"),
+        placeholder=say("placeholder"),
         elem_id="talk",
     )
 
 
-def _result() -> Result:
-    with gr.Accordion(TEXT("result"), visible=False, elem_id="result") as panel:
+def _result(say: gr.I18n) -> Result:
+    with gr.Accordion(say("result"), visible=False, elem_id="result") as panel:
         table = gr.Dataframe(show_label=False, interactive=False, wrap=True, elem_id="table")
         with gr.Row():
-            csv = gr.DownloadButton(TEXT("csv"), size="sm", elem_id="csv")
-            json = gr.DownloadButton(TEXT("json"), size="sm", elem_id="json")
+            csv = gr.DownloadButton(say("csv"), size="sm", elem_id="csv")
+            json = gr.DownloadButton(say("json"), size="sm", elem_id="json")
     return Result(panel, table, csv, json)
 
 
-def _question() -> gr.MultimodalTextbox:
+def _question(say: gr.I18n) -> gr.MultimodalTextbox:
     return gr.MultimodalTextbox(
         show_label=False,
-        placeholder=TEXT("ask"),
+        placeholder=say("ask"),
         file_count="multiple",
         file_types=["image"],
         sources=["upload"],
@@ -186,24 +184,24 @@ def _question() -> gr.MultimodalTextbox:
     )
 
 
-def build_page(session: ChatSession, settings: Settings) -> gr.Blocks:
+def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blocks:
     """Components and which event goes to which handler."""
     handlers = Handlers(session, settings.uploads)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
         gr.Markdown("# STEP3-VL")
-        banner = gr.HTML(TEXT("asking"), elem_id="banner")
+        banner = gr.HTML(say("asking"), elem_id="banner")
         if settings.notice:
             gr.Markdown(settings.notice, elem_id="notice")
         talk = gr.State(Conversation())
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                pictures = _pictures()
-                controls = _controls()
-                new_talk = gr.Button(TEXT("new"), variant="secondary", elem_id="new")
+                pictures = _pictures(say)
+                controls = _controls(say, session.tasks)
+                new_talk = gr.Button(say("new"), variant="secondary", elem_id="new")
             with gr.Column(scale=2, min_width=320):
-                chatbot = _chatbot()
-                result = _result()
-                question = _question()
+                chatbot = _chatbot(say)
+                result = _result(say)
+                question = _question(say)
         _connect_talk(handlers, talk, chatbot, question, pictures, controls, result, new_talk)
         _connect_pictures(handlers, pictures)
         _connect_controls(handlers, controls, question)
@@ -288,13 +286,14 @@ async def _fetch_nothing(_url: str, **_: Any) -> str:
 
 def build_app(session: ChatSession, settings: Settings) -> FastAPI:
     """The page as an ASGI application; its lifespan must be run by whoever serves it."""
+    say = gr.I18n(**translations(session.tasks))
     app: FastAPI = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        build_page(session, settings),
+        build_page(session, settings, say),
         path="/",
         theme=build_theme(),
         css=CSS,
-        i18n=TEXT,
+        i18n=say,
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from webui.chat.conversation import Conversation, Figures, Turn, api_messages
 from webui.chat.engine import Delta, EngineError, stream_answer
 from webui.chat.options import Options
 from webui.chat.words import ERRORS, picture_problem, text
-from webui.client.tasks import TASKS, Language
+from webui.client.tasks import Language, Task
 from webui.engine_status import EngineProbe
 from webui.pictures import PictureError, media_type
 
@@ -47,6 +47,7 @@ class ChatSession:
 
     Args:
         url_of: how a request names a picture.
+        tasks: by their names.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class ChatSession:
         model: str,
         probe: EngineProbe,
         url_of: Callable[[Path], str],
+        tasks: Mapping[str, Task],
     ) -> None:
         self._client = client
         self.model = model
         self._probe = probe
         self._url_of = url_of
+        self.tasks = tasks
 
     async def send(
         self,
@@ -74,7 +77,7 @@ class ChatSession:
         if problem:
             yield Update(conversation, problem, unanswered=True)
             return
-        task = TASKS.get(turn.task)
+        task = self.tasks.get(turn.task)
         further = [words.of(visitor.language) for words in task.then] if task else []
         for number, words in enumerate([turn.question, *further]):
             asked = conversation.with_turn(turn if number == 0 else Turn(words))
@@ -91,7 +94,7 @@ class ChatSession:
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": api_messages(asked, self._url_of, options.system),
-            **options.fields(asked.turns[-1].task),
+            **options.fields(self.tasks.get(asked.turns[-1].task)),
         }
         current, drawn, clock = asked, 0.0, Clock()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from webui.client.tasks import TASKS, Language, Words
+from webui.client.tasks import Language, Task, Words
 from webui.pictures import PictureError
 
 TEXTS: Mapping[str, Words] = {
@@ -140,9 +140,10 @@ def picture_problem(error: PictureError, language: Language) -> str:
     return f"{words}（{error}）" if language == "zh" and words else str(error)
 
 
-def translations() -> dict[str, dict[str, str]]:
-    """For gradio, which shows a text in the browser's language."""
-    words = {**TEXTS, **{f"task_{name}": task.title for name, task in TASKS.items()}}
+def translations(tasks: Mapping[str, Task]) -> dict[str, dict[str, str]]:
+    """For gradio, which shows a text in the browser's language. A task's title is there as
+    ``task_NAME``."""
+    words = {**TEXTS, **{f"task_{name}": task.title for name, task in tasks.items()}}
     english = {key: both.en for key, both in words.items()}
     chinese = {key: both.zh for key, both in words.items()}
     return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}

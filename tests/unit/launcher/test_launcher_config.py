@@ -525,3 +525,50 @@ def test_no_stop_is_longer_than_what_is_outside_allows(
         assert not fits
     else:
         assert fits
+
+
+MENU = """
+webui:
+  tasks:
+    - name: menu
+      title: {en: Menu, zh: 菜单}
+      prompt: Read this menu. All prices are in $.
+      json_schema: {type: object}
+"""
+
+
+def test_tasks_of_ones_own() -> None:
+    """A text in one language stands for both; what is not written has its default."""
+    [task] = parse(MINIMAL + MENU).webui.tasks
+    assert (task.title.en, task.title.zh) == ("Menu", "菜单")
+    assert task.prompt.en == task.prompt.zh == "Read this menu. All prices are in $."
+    assert (task.temperature, task.max_tokens) == (0.3, 1024)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("name: Menu", "line 4: webui.tasks.0.name: string should match"),
+        ("title: {en: A}", "line 4: webui.tasks.0.title.zh: this key is required"),
+        ("prompt: 5", "line 4: webui.tasks.0.prompt: write a text, or one in each language"),
+        ("prompt: ''", "line 4: webui.tasks.0.prompt: string should have at least"),
+        ("temprature: 1", "webui.tasks.0.temprature: unknown key; did you mean temperature?"),
+        ("temperature: 3", "webui.tasks.0.temperature: "),
+        ("json_schema: {type: objec}", "is no JSON schema: 'objec' is not valid"),
+    ],
+)
+def test_wrong_tasks(line: str, problem: str) -> None:
+    """Each mistake with its line and its place in the list."""
+    keys = {"name": "name: a", "title": "title: A", "prompt": "prompt: B"}
+    key = line.partition(":")[0]
+    keys.pop(key, None)
+    text = "\n      ".join([line, *keys.values()])
+    [mistake] = mistakes(f"{MINIMAL}webui:\n  tasks:\n    - {text}\n")
+    assert problem in mistake
+
+
+def test_two_tasks_of_one_name() -> None:
+    """Only one of them could be chosen."""
+    task = "    - {name: a, title: A, prompt: B}\n"
+    [mistake] = mistakes(f"{MINIMAL}webui:\n  tasks:\n{task}{task}")
+    assert "two tasks have the name a" in mistake

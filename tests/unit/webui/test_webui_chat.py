@@ -19,6 +19,7 @@ from webui.chat.engine import Delta, EngineError
 from webui.chat.options import Options
 from webui.chat.session import ChatSession, Clock, Update, Visitor
 from webui.chat.view import chatbot_messages, figures_line, turn_at
+from webui.client.tasks import TASKS
 from webui.engine_status import EngineProbe, EngineStatus
 from webui.pictures import PictureError, data_url, media_type
 
@@ -147,7 +148,7 @@ def updates(
 
     monkeypatch.setattr(session_module, "stream_answer", stream)
     monkeypatch.setattr(session_module, "REDRAW_S", 0)
-    session = ChatSession(None, "model", FakeProbe(status), str)  # type: ignore[arg-type]
+    session = ChatSession(None, "model", FakeProbe(status), str, TASKS)  # type: ignore[arg-type]
 
     async def collect() -> list[Update]:
         asked = session.send(Conversation(), turn, Options(), visitor)
@@ -277,5 +278,5 @@ def test_every_message_belongs_to_its_turn() -> None:
 def test_banner_cannot_carry_markup() -> None:
     """Words from a log are shown as words."""
     status = EngineStatus(False, "failed", "<img src=x onerror=alert(1)>")
-    session = ChatSession(None, "<b>", FakeProbe(status), str)  # type: ignore[arg-type]
+    session = ChatSession(None, "<b>", FakeProbe(status), str, TASKS)  # type: ignore[arg-type]
     assert "<img" not in asyncio.run(session.banner())

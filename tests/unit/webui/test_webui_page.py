@@ -16,14 +16,17 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """With the question field as its first input."""
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    import gradio as gr
     from gradio.context import LocalContext
 
     from webui.chat.page import build_page
     from webui.chat.session import ChatSession
+    from webui.chat.words import translations
     from webui.settings import Settings
 
     session: ChatSession = object.__new__(ChatSession)  # nothing of it is called
-    page = build_page(session, Settings())
+    session.tasks = {}
+    page = build_page(session, Settings(), gr.I18n(**translations({})))
     token = LocalContext.blocks.set(page)
     yield page
     LocalContext.blocks.reset(token)

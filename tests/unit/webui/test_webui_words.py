@@ -53,7 +53,7 @@ def test_both_languages_say_the_same() -> None:
 
 def test_the_page_is_given_all_of_them() -> None:
     """The titles of the tasks too."""
-    given_ = translations()
+    given_ = translations(TASKS)
     assert given_["zh-CN"]["task_invoice"] == TASKS["invoice"].title.zh
     assert {key: given_["en"][key] for key in TEXTS} == {k: w.en for k, w in TEXTS.items()}
     assert {len(words) for words in given_.values()} == {len(TEXTS) + len(TASKS)}
@@ -65,9 +65,9 @@ def test_controls_become_fields() -> None:
     options = Options("low", False, 0.2, 0.9, 100, "Be brief.")
     fields = {"thinking": "low", "temperature": 0.2, "top_p": 0.9, "max_tokens": 100}
     own = Options("low", True, 0.2, 0.9, 100)
-    assert own.fields("") == {"thinking": "low", "max_tokens": 100}
-    assert options.fields("") == options.fields("read") == options.fields("unheard of") == fields
-    assert options.fields("safety") == {
+    assert own.fields(None) == {"thinking": "low", "max_tokens": 100}
+    assert options.fields(None) == options.fields(TASKS["read"]) == fields
+    assert options.fields(TASKS["safety"]) == {
         **fields,
         "response_format": TASKS["safety"].response_format,
     }
@@ -75,7 +75,7 @@ def test_controls_become_fields() -> None:
 
 def test_a_task_brings_what_suits_it() -> None:
     """And a question of one's own the standard."""
-    invoice = Options.of_task("invoice")
+    invoice = Options.of_task(TASKS["invoice"])
     found = (invoice.own_sampling, invoice.temperature, invoice.answer_tokens)
     assert found == (False, 0.1, 1024)
-    assert Options.of_task("") == Options()
+    assert Options.of_task(None) == Options()
