@@ -169,7 +169,7 @@ def test_a_json_task_ends_in_a_table(page: Page, webui: Webui) -> None:
     """Its question can be seen and changed; its settings and its form reach the engine; the answer
     is a table, and CSV and JSON to take away."""
     invoice = {"number": "7", "items": ["=a", "b"], "seller": "甲"}
-    webui.engine.script(says=[json.dumps(invoice), "Plain."])
+    webui.engine.script(says=[json.dumps(invoice), json.dumps(invoice), "Plain."])
     open_page(page, webui.url)
     choose(page, "Invoice to JSON")
     field = page.locator("#question textarea")
@@ -187,6 +187,12 @@ def test_a_json_task_ends_in_a_table(page: Page, webui: Webui) -> None:
         page.locator("#csv").click()
     rows = [*csv.reader(io.StringIO(download.value.path().read_text("utf-8-sig")))]
     assert rows == [["number", "items", "seller"], ["7", "'=a; b", "甲"]]
+    press(page, "Undo")  # and sent again, it is the same task
+    expect(field).not_to_have_value("", timeout=10 * SECONDS)
+    expect(page.locator("#result")).to_be_hidden(timeout=10 * SECONDS)
+    field.press("Enter")
+    expect(table).to_contain_text("甲", timeout=20 * SECONDS)
+    assert asked(webui)["response_format"] == TASKS["invoice"].response_format
     with page.expect_download() as download:
         page.locator("#json").click()
     assert json.loads(download.value.path().read_bytes()) == invoice

@@ -144,15 +144,15 @@ class Handlers:
         self, request: gr.Request, talk: Conversation, gallery: Gallery
     ) -> tuple[Any, ...]:
         """Delete the last turn, and give back its question and pictures to be changed. Outputs:
-        question field, gallery with its order and cost, chatbot, talk."""
+        question field, gallery with its order and cost, chatbot, talk, task."""
         if not talk.turns:
-            return (*[gr.skip()] * 4, [], talk)
+            return (*[gr.skip()] * 4, [], talk, gr.skip())
         turn, talk = talk.turns[-1], talk.without_last()
         pictures = [*(gallery or []), *((str(path), None) for path in turn.pictures)]
         draft = {"text": turn.question, "files": []}
         shown = chatbot_messages(talk.turns, visitor_of(request).language)
         field = _question_box(value=draft, **IDLE)
-        return field, pictures, *self.cost(request, pictures), shown, talk
+        return field, pictures, *self.cost(request, pictures), shown, talk, turn.task
 
     def clear(self, request: gr.Request) -> tuple[Any, ...]:
         """A new talk. Outputs: question field, gallery with its order and cost, chatbot, talk,

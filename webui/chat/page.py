@@ -268,7 +268,7 @@ def _connect_talk(
         settled.then(handlers.result, talk, result.outputs, **quiet)
     question.stop(handlers.settle, talk, [question, chatbot, talk], cancels=answers, **quiet)
     chatbot.undo(
-        handlers.take_back, [talk, pictures.gallery], outputs[:-1], cancels=answers, **quiet
+        handlers.take_back, [talk, pictures.gallery], outputs, cancels=answers, **quiet
     ).then(handlers.result, talk, result.outputs, **quiet)
     new_talk.click(handlers.clear, None, [*outputs, result.panel], cancels=answers, queue=False)
 

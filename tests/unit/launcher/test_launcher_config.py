@@ -550,6 +550,7 @@ def test_tasks_of_ones_own() -> None:
     [
         ("name: Menu", "line 4: webui.tasks.0.name: string should match"),
         ("title: {en: A}", "line 4: webui.tasks.0.title.zh: this key is required"),
+        ("title: {en: A, zh: B, fr: C}", "tasks.0.title.fr: unknown key; known: en, zh"),
         ("prompt: 5", "line 4: webui.tasks.0.prompt: write a text, or one in each language"),
         ("prompt: ''", "line 4: webui.tasks.0.prompt: string should have at least"),
         ("temprature: 1", "webui.tasks.0.temprature: unknown key; did you mean temperature?"),

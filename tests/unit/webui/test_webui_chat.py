@@ -239,9 +239,10 @@ def test_broken_answer_keeps_what_had_come(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_an_answer_took_is_timed() -> None:
     """From the question on; the thought is over when the answer begins."""
-    times = iter([100.0, 101.5, 102.0, 104.0, 106.0])
+    times = iter([100.0, 101.5, 102.0, 104.0, 105.0, 106.0])
     clock = Clock(lambda: next(times))
-    for delta in (Delta("h"), Delta("m"), Delta("", "yes"), Delta(usage=(40, 10))):
+    pieces = (Delta("h"), Delta("m"), Delta("", "y"), Delta("", "es"), Delta(usage=(40, 10)))
+    for delta in pieces:
         clock.note(delta)
     expected = Figures(
         first_token_s=1.5, thought_s=2.5, total_s=6.0, prompt_tokens=40, completion_tokens=10
