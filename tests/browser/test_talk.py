@@ -306,6 +306,20 @@ def test_a_chinese_browser_gets_a_chinese_page(browser: Browser, webui: Webui) -
         context.close()
 
 
+def test_the_talk_is_shown_as_code(page: Page, webui: Webui) -> None:
+    """With this page's address; it follows the talk while it is open."""
+    open_page(page, webui.url)
+    panel = page.locator("#code")
+    panel.get_by_role("button", name="Show the code").click()
+    expect(panel).to_contain_text(f"{webui.url}/api/v1/chat/completions", timeout=10 * SECONDS)
+    expect(panel).to_contain_text("Hello")
+    ask(page, "how many", "last: how many.")
+    expect(panel).to_contain_text("how many", timeout=10 * SECONDS)
+    for name, words in (("Python", "from openai import OpenAI"), ("JavaScript", "await client")):
+        panel.get_by_role("tab", name=name).click()
+        expect(panel.get_by_text(words).first).to_be_visible(timeout=10 * SECONDS)
+
+
 @pytest.fixture
 def locked(tmp_path: Path, engine_process: Engine) -> Iterator[tuple[Webui, str]]:
     """A WebUI that wants a key, and one that it takes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -23,6 +24,9 @@ from fakes import fake_vllm
 from support import ROOT, free_port, wait_for
 
 from launcher.selftest import CHECKS, selftest
+from webui.chat.conversation import Conversation, Turn
+from webui.chat.options import Options
+from webui.chat.show_code import Example
 
 EXAMPLES = ROOT / "examples"
 PYTHON = sorted((EXAMPLES / "python").glob("*.py"))
@@ -238,6 +242,44 @@ def test_the_option_wins_over_the_variable(box: Box, javascript: Path) -> None:
     done = box.run("node", javascript / "smallest_test.js", url, env=environ)
     assert done.returncode == 0, done.stderr
     assert box.run("node", javascript / "smallest_test.js", env=environ).returncode == 1
+
+
+@pytest.mark.parametrize("language", ["curl", "python", "javascript"])
+def test_what_the_page_shows_as_code_runs_as_shown(
+    box: Box, javascript: Path, language: str
+) -> None:
+    """Both turns with their pictures, byte for byte, and what nobody quotes by hand."""
+    pictures = sorted((EXAMPLES / "pictures").glob("*.png"))[:2]
+    first = Turn('it\'s $(x) `y` \\n "二"', (pictures[0],), answer="yes\n'no'")
+    talk = Conversation((first, Turn("and now?", (pictures[1],), answer="last")))
+    fields = Options("off", own_sampling=False, temperature=0.25).fields(None)
+    example = Example(f"{box.url}/api/v1", "stand-in", talk, "Be brief.", fields, needs_key=False)
+    program = {"curl": ["bash"], "python": [sys.executable], "javascript": ["node"]}[language]
+    # The package is found beside the file.
+    file = javascript / f"shown.{'mjs' if language == 'javascript' else 'txt'}"
+    file.write_text(getattr(example, language)())
+    for picture in pictures:
+        shutil.copy(picture, javascript)
+    done = box.run(*program, file, cwd=javascript)
+    assert done.returncode == 0, done.stderr
+    assert "4 messages, 2 images, last: and now?." in done.stdout
+    body = box.engine.questions[-1].body
+    assert [message["content"] for message in body["messages"][::2]] == ["Be brief.", "yes\n'no'"]
+    assert body["messages"][1]["content"][-1]["text"] == first.question
+    assert (body["temperature"], body["thinking_token_budget"]) == (0.25, 0)
+    names = [body["messages"][number]["content"][0]["uuid"] for number in (1, 3)]
+    assert len({*names}) == 2
+    # What came with bytes the first time is named by them ever after.
+    sent = [picture_in(seen.body, name) for seen in box.engine.questions for name in names]
+    assert {*filter(None, sent)} <= {path.read_bytes() for path in pictures}
+
+
+def picture_in(body: dict[str, Any], name: str) -> bytes | None:
+    """The bytes that came with this name, if any did."""
+    for part in fake_vllm.image_parts(body["messages"]):
+        if part["uuid"] == name and part["image_url"] is not None:
+            return base64.b64decode(part["image_url"]["url"].partition(",")[2])
+    return None
 
 
 @pytest.mark.parametrize("variable", ["STEP3VL_URL", "STEP3VL_API_KEY"])

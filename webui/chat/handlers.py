@@ -17,6 +17,7 @@ import gradio as gr
 from webui.chat.conversation import Conversation, Turn
 from webui.chat.options import Options
 from webui.chat.session import ChatSession, Visitor, finished
+from webui.chat.show_code import Example, public_address
 from webui.chat.tables import table_of
 from webui.chat.view import chatbot_messages, turn_at
 from webui.chat.words import language_of, text
@@ -68,7 +69,7 @@ class Handlers:
         """Outputs of this and the next two: question field, gallery with its order and cost,
         chatbot, talk, task."""
         pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
-        question = draft["text"].strip()
+        question = _clean(draft["text"])
         if not question and not pictures:
             yield (*[gr.skip()] * 5, talk, gr.skip())
             return
@@ -95,7 +96,7 @@ class Handlers:
         self, request: gr.Request, event: gr.EditData, talk: Conversation, *options: Any
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Ask it in other words, about the same pictures; what came after it is dropped."""
-        async for outputs in self._from(talk, event.index, str(event.value), options, request):
+        async for outputs in self._from(talk, event.index, _clean(event.value), options, request):
             yield outputs
 
     async def _from(
@@ -112,7 +113,7 @@ class Handlers:
             gr.Warning(text("gone", language))
             yield (*[gr.skip()] * 4, chatbot_messages(talk.turns, language), talk, gr.skip())
             return
-        turn = talk.turns[number].asked_again(question and question.strip())
+        turn = talk.turns[number].asked_again(question)
         before, box = talk.before(number), _question_box(**BUSY)
         async for _, shown in self._answer(before, talk, turn, Options(*options), request):
             yield (box, *[gr.skip()] * 3, *shown, gr.skip())
@@ -156,9 +157,9 @@ class Handlers:
 
     def clear(self, request: gr.Request) -> tuple[Any, ...]:
         """A new talk. Outputs: question field, gallery with its order and cost, chatbot, talk,
-        task, result's panel."""
-        field, hidden = _question_box(value=None, **IDLE), gr.Accordion(visible=False)
-        return field, None, *self.cost(request, None), [], Conversation(), "", hidden
+        task."""
+        field = _question_box(value=None, **IDLE)
+        return field, None, *self.cost(request, None), [], Conversation(), ""
 
     def take_task(
         self, request: gr.Request, name: str, draft: Draft, *options: Any
@@ -193,6 +194,20 @@ class Handlers:
         shown = {"headers": [*table.columns], "data": table.cells}
         return gr.Accordion(visible=True, open=True), shown, str(as_csv), str(as_json)
 
+    def code(self, request: gr.Request, talk: Conversation, *options: Any) -> tuple[str, str, str]:
+        """The talk for curl, Python and JavaScript, at this page's address."""
+        asked = Options(*options)
+        task = talk.turns[-1].task if talk.turns else ""
+        example = Example(
+            public_address(request.headers, request.request.url.scheme),
+            self._session.model,
+            talk,
+            _clean(asked.system),
+            asked.fields(self._session.tasks.get(task)),
+            needs_key=bool(visitor_of(request).key),
+        )
+        return example.curl(), example.python(), example.javascript()
+
     def cost(self, request: gr.Request, gallery: Gallery) -> tuple[Any, str]:
         """What the pictures take of the prompt, as far as they are pictures. Outputs: the buttons
         for their order, which one picture does not need, and the words."""
@@ -223,6 +238,11 @@ class Handlers:
     async def banner(self, request: gr.Request) -> str:
         """The engine's state."""
         return await self._session.banner(visitor_of(request).language)
+
+
+def _clean(words: Any) -> str:
+    """Without the halves of characters that no encoding can carry."""
+    return str(words or "").strip().encode(errors="replace").decode()
 
 
 def _values(options: Options) -> tuple[Any, ...]:

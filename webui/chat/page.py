@@ -3,7 +3,7 @@ handlers.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ CONCURRENT_ANSWERS = 32
 WAITING_ANSWERS = 128
 QUEUE_SLEEP_S = 0.03
 UPLOADS_LIVE_S = 24 * 3600
+
+# Of what takes no time.
+QUIET: Mapping[str, Any] = {"show_progress": "hidden", "queue": False}
 
 # No font of the theme is fetched from elsewhere: the page must work without the internet.
 FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
@@ -96,6 +99,26 @@ class Result:
     @property
     def outputs(self) -> list[Any]:
         return [self.panel, self.table, self.csv, self.json]
+
+
+@dataclass(frozen=True)
+class Code:
+    """The talk as code, in a field for each language."""
+
+    panel: gr.Accordion
+    fields: list[Any]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is said, and where the next question is written."""
+
+    state: gr.State
+    chatbot: gr.Chatbot
+    question: gr.MultimodalTextbox
+    result: Result
+    code: Code
+    new: gr.Button
 
 
 def _pictures(say: gr.I18n) -> Pictures:
@@ -172,6 +195,26 @@ def _result(say: gr.I18n) -> Result:
     return Result(panel, table, csv, json)
 
 
+def _code(say: gr.I18n) -> Code:
+    with gr.Accordion(say("show_code"), open=False, elem_id="code") as panel, gr.Tabs():
+        fields: list[Any] = []
+        for name, language in (
+            ("curl", "shell"),
+            ("Python", "python"),
+            ("JavaScript", "javascript"),
+        ):
+            with gr.Tab(name, elem_id=f"code-{language}"):
+                fields.append(
+                    gr.Code(
+                        language=language,
+                        show_label=False,
+                        interactive=False,
+                        max_lines=20,
+                    )
+                )
+    return Code(panel, fields)
+
+
 def _question(say: gr.I18n) -> gr.MultimodalTextbox:
     return gr.MultimodalTextbox(
         show_label=False,
@@ -192,17 +235,17 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
         banner = gr.HTML(say("asking"), elem_id="banner")
         if settings.notice:
             gr.Markdown(settings.notice, elem_id="notice")
-        talk = gr.State(Conversation())
+        state = gr.State(Conversation())
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 pictures = _pictures(say)
                 controls = _controls(say, session.tasks)
-                new_talk = gr.Button(say("new"), variant="secondary", elem_id="new")
+                new = gr.Button(say("new"), variant="secondary", elem_id="new")
             with gr.Column(scale=2, min_width=320):
-                chatbot = _chatbot(say)
-                result = _result(say)
-                question = _question(say)
-        _connect_talk(handlers, talk, chatbot, question, pictures, controls, result, new_talk)
+                chatbot, result = _chatbot(say), _result(say)
+                question, code = _question(say), _code(say)
+        talk = Talk(state, chatbot, question, result, code, new)
+        _connect_talk(handlers, talk, pictures, controls)
         _connect_pictures(handlers, pictures)
         _connect_controls(handlers, controls, question)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
@@ -216,61 +259,55 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
 
 def _connect_pictures(handlers: Handlers, pictures: Pictures) -> None:
     chosen = gr.State(-1)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    pictures.gallery.change(handlers.cost, pictures.gallery, pictures.outputs[1:], **quiet)
-    pictures.gallery.select(handlers.chosen, None, chosen, **quiet)
+    pictures.gallery.change(handlers.cost, pictures.gallery, pictures.outputs[1:], **QUIET)
+    pictures.gallery.select(handlers.chosen, None, chosen, **QUIET)
     both = [pictures.gallery, chosen]
-    pictures.earlier.click(handlers.earlier, both, both, **quiet)
-    pictures.later.click(handlers.later, both, both, **quiet)
+    pictures.earlier.click(handlers.earlier, both, both, **QUIET)
+    pictures.later.click(handlers.later, both, both, **QUIET)
 
 
 def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     controls.task.input(
         handlers.take_task,
         [controls.task, question, *controls.options],
         [question, *controls.options],
-        **quiet,
+        **QUIET,
     )
-    controls.reset.click(handlers.standard, None, controls.options, **quiet)
+    controls.reset.click(handlers.standard, None, controls.options, **QUIET)
 
 
-def _connect_talk(
-    handlers: Handlers,
-    talk: gr.State,
-    chatbot: gr.Chatbot,
-    question: gr.MultimodalTextbox,
-    pictures: Pictures,
-    controls: Controls,
-    result: Result,
-    new_talk: gr.Button,
-) -> None:
-    outputs = [question, *pictures.outputs, chatbot, talk, controls.task]
+def _connect_talk(handlers: Handlers, talk: Talk, pictures: Pictures, controls: Controls) -> None:
+    outputs = [talk.question, *pictures.outputs, talk.chatbot, talk.state, controls.task]
     running: dict[str, Any] = {
         "outputs": outputs,
         "concurrency_limit": CONCURRENT_ANSWERS,
         "concurrency_id": "answers",
         "show_progress": "hidden",
     }
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    asked = question.submit(
+    asked_of = [talk.state, *controls.options]
+    asked = talk.question.submit(
         handlers.send,
-        [question, pictures.gallery, talk, controls.task, *controls.options],
+        [talk.question, pictures.gallery, talk.state, controls.task, *controls.options],
         **running,
     )
-    again = chatbot.retry(handlers.again, [talk, *controls.options], cancels=[asked], **running)
-    edited = chatbot.edit(
-        handlers.edited, [talk, *controls.options], cancels=[asked, again], **running
-    )
+    again = talk.chatbot.retry(handlers.again, asked_of, cancels=[asked], **running)
+    edited = talk.chatbot.edit(handlers.edited, asked_of, cancels=[asked, again], **running)
     answers = [asked, again, edited]
-    for answer in answers:
-        settled = answer.then(handlers.settle, talk, [question, chatbot, talk], **quiet)
-        settled.then(handlers.result, talk, result.outputs, **quiet)
-    question.stop(handlers.settle, talk, [question, chatbot, talk], cancels=answers, **quiet)
-    chatbot.undo(
-        handlers.take_back, [talk, pictures.gallery], outputs, cancels=answers, **quiet
-    ).then(handlers.result, talk, result.outputs, **quiet)
-    new_talk.click(handlers.clear, None, [*outputs, result.panel], cancels=answers, queue=False)
+    settling: dict[str, Any] = {
+        "fn": handlers.settle,
+        "inputs": talk.state,
+        "outputs": [talk.question, talk.chatbot, talk.state],
+        **QUIET,
+    }
+    taken_back = talk.chatbot.undo(
+        handlers.take_back, [talk.state, pictures.gallery], outputs, cancels=answers, **QUIET
+    )
+    cleared = talk.new.click(handlers.clear, None, outputs, cancels=answers, **QUIET)
+    talk.question.stop(**settling, cancels=answers)
+    for event in (*(answer.then(**settling) for answer in answers), taken_back, cleared):
+        shown = event.then(handlers.result, talk.state, talk.result.outputs, **QUIET)
+        shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)
+    talk.code.panel.expand(handlers.code, asked_of, talk.code.fields, **QUIET)
 
 
 def _take_only_uploads(page: Any) -> None:

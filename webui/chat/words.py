@@ -33,7 +33,7 @@ TEXTS: Mapping[str, Words] = {
     "later": Words("Later ▶", "后移 ▶"),
     "placeholder": Words("Add pictures and ask about them.", "添加图片，然后提问。"),
     "ask": Words("Ask about the pictures …", "就图片提问……"),
-    "code": Words("Show the code", "查看代码"),
+    "show_code": Words("Show the code", "查看代码"),
     "result": Words("As a table", "表格"),
     "csv": Words("CSV", "CSV"),
     "json": Words("JSON", "JSON"),
