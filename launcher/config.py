@@ -294,6 +294,13 @@ class WebuiConfig(_Section):
         default=False,
         description="Send white space before a slow answer without stream, so nobody cuts it off.",
     )
+    history_days: Annotated[int, Field(ge=0, le=36_500)] = Field(
+        default=30,
+        description="Days for which the page keeps a conversation on this machine; 0: not at all.",
+    )
+    history_mb: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=500, description="Room for the conversations of one visitor, in MB."
+    )
     tasks: list[TaskConfig] = Field(
         default=[],
         max_length=50,

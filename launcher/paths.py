@@ -95,6 +95,11 @@ class Paths:
         return self.run / "secret"
 
     @property
+    def history(self) -> Path:
+        """Conversations that the page keeps."""
+        return self.run / "history"
+
+    @property
     def answers(self) -> Path:
         """The WebUI's kept answers, where ``webui.cache_mb`` is set."""
         return self.run / "answers.sqlite"

@@ -168,6 +168,7 @@ def running_webui(folder: Path, engine: Engine, **settings: str) -> Iterator[Web
         "WEBUI_MAX_UPLOAD_MB": "1",
         "WEBUI_IMAGE_HOSTS": "localhost",
         "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),
+        "WEBUI_HISTORY": str(folder / "history"),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         **settings,
@@ -176,7 +177,7 @@ def running_webui(folder: Path, engine: Engine, **settings: str) -> Iterator[Web
         command = [sys.executable, "-P", "-m", "webui"]
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{environ['WEBUI_PORT']}"
         wait_for(
             lambda: process.poll() is not None or answers(f"{url}/readyz"), 30, "the WebUI is ready"
         )

@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import aiohttp
 from fastapi import FastAPI
@@ -35,6 +36,9 @@ from webui.health import Health
 from webui.lazy_page import LazyPage
 from webui.neighbour import watch_over
 from webui.settings import Settings
+
+if TYPE_CHECKING:
+    from webui.chat.history import History
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +146,7 @@ class Webui:
             self._probe,
             self._uploads.address_of,
             all_tasks(self._settings.tasks),
+            _history(self._settings),
         )
         return build_app(session, self._settings)
 
@@ -185,6 +190,20 @@ def _engine_session(settings: Settings) -> aiohttp.ClientSession:
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=settings.upstream_idle_s
         ),
     )
+
+
+def _history(settings: Settings) -> History | None:
+    from webui.chat.history import History, HistoryError
+
+    if settings.history is None or settings.uploads is None:
+        return None
+    try:
+        return History(
+            settings.history, settings.uploads, settings.history_mb, settings.history_days
+        )
+    except HistoryError as error:
+        logger.warning("conversations are not kept: %s: %s", error.code, error.__cause__)
+        return None
 
 
 def _answer_cache(settings: Settings) -> AnswerCache | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -17,6 +18,9 @@ from webui.gateway.exchange import address_of
 from webui.gateway.keys import Keys
 from webui.gateway.relay import MEGABYTE
 
+# A browser's secret, by which it has its own conversations.
+OWNER_COOKIE = "step3vl_visitor"
+OWNER_LIVES_S = 400 * 24 * 3600  # the most that browsers allow
 UPLOAD_PATH = "/gradio_api/upload"
 MAX_UPLOADS_BYTES = 2_000_000_000
 MEASURE_AGAIN_S = 2.0
@@ -65,13 +69,14 @@ class GuardedPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = scope["path"].rstrip("/") == UPLOAD_PATH
+        owner = _new_owner(scope) if scope["path"] in {"", "/"} else []
         length = 0
 
         async def send_home(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = message["headers"]
                 kept = [h for h in own if not h[0].lower().startswith(b"access-control-")]
-                message["headers"] = kept + HEADERS
+                message["headers"] = kept + HEADERS + owner
                 if is_upload and message["status"] == HTTPStatus.OK:
                     self._used += length  # until it is measured again
             await send(message)
@@ -122,6 +127,18 @@ class GuardedPage:
             yield counted
         finally:
             self._coming -= came
+
+
+def _new_owner(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """A header that gives a browser a secret, if it has none yet."""
+    headers = dict(scope["headers"])
+    if f"{OWNER_COOKIE}=".encode() in headers.get(b"cookie", b""):
+        return []
+    proxied = headers.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower()
+    secure = "; Secure" if b"https" in {proxied, scope["scheme"].encode()} else ""
+    secret = secrets.token_urlsafe(32)
+    cookie = f"{OWNER_COOKIE}={secret}; Path=/; Max-Age={OWNER_LIVES_S}; HttpOnly; SameSite=Lax"
+    return [(b"set-cookie", f"{cookie}{secure}".encode())]
 
 
 def _length_of_body(scope: Scope, limit_mb: int) -> int:

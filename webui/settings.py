@@ -40,6 +40,9 @@ class Settings:
     checkpoint: str = ""
     tasks: tuple[Mapping[str, Any], ...] = ()
     """The operator's own, as the YAML has them."""
+    history: Path | None = None
+    history_mb: int = 500
+    history_days: int = 30
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -77,6 +80,9 @@ class Settings:
             tasks=tuple(json.loads(environ.get("WEBUI_TASKS", "[]"))),
             secret_file=path("WEBUI_SECRET_FILE"),
             uploads=path("GRADIO_TEMP_DIR"),  # gradio's own name for it
+            history=path("WEBUI_HISTORY"),
+            history_mb=int(environ.get("WEBUI_HISTORY_MB", cls.history_mb)),
+            history_days=int(environ.get("WEBUI_HISTORY_DAYS", cls.history_days)),
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

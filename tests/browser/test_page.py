@@ -78,7 +78,7 @@ def test_pictures_from_both_places_reach_the_engine(
     open_page(page, webui.url)
     for place, colour in (("#pictures", "red"), ("#question", "blue")):
         path = tmp_path / f"{colour}.png"
-        path.write_bytes(png(40, 30, colour))
+        path.write_bytes(png(42, 28, colour))  # a size of its own: new to the engine
         page.set_input_files(f"{place} input[type=file]", path)
     expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
     expect(page.locator("#question").get_by_role("listitem")).to_have_count(1)
@@ -86,7 +86,7 @@ def test_pictures_from_both_places_reach_the_engine(
     expect(page.locator("#talk")).to_contain_text("2 images, last: both", timeout=10 * SECONDS)
     parts = webui.engine.seen()[-1]["body"]["messages"][0]["content"]
     sent = [base64.b64decode(p["image_url"]["url"].split(",")[1]) for p in parts[:2]]
-    assert sent == [png(40, 30, "red"), png(40, 30, "blue")]
+    assert sent == [png(42, 28, "red"), png(42, 28, "blue")]
 
 
 DROP = """([selector, bytes]) => {

@@ -287,6 +287,21 @@ def test_an_answer_that_breaks_off_is_kept(page: Page, webui: Webui) -> None:
     ask(page, "go on", "3 messages, 0 images, last: go on.")
 
 
+def test_a_new_conversation_ends_the_answer_of_the_old_one(page: Page, webui: Webui) -> None:
+    """Nothing of it comes back, and the engine is told."""
+    webui.engine.script(words=500, delay_s=0.02)
+    open_page(page, webui.url)
+    send(page, "count")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text(" 5 6", timeout=10 * SECONDS)
+    page.locator("#new").click()
+    expect(talk).to_contain_text("Add pictures", timeout=10 * SECONDS)
+    wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 10, "the engine is told")
+    webui.engine.script(words=3)
+    ask(page, "hello", "1 messages, 0 images, last: hello. 1 2")
+    expect(talk).not_to_contain_text("count")
+
+
 def test_a_chinese_browser_gets_a_chinese_page(browser: Browser, webui: Webui) -> None:
     """Words, tasks and their questions, and what goes wrong."""
     context = browser.new_context(locale="zh-CN")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,22 +56,28 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns, oldest first."""
+    """Turns, oldest first. ``key`` is its own from its first question on: what is kept under it is
+    this conversation, however it goes on."""
 
     turns: tuple[Turn, ...] = field(default=())
+    key: str = ""
+
+    def with_key(self) -> Conversation:
+        """The same; one that has no key yet is given one that nobody can guess."""
+        return self if self.key else replace(self, key=secrets.token_urlsafe(16))
 
     def with_turn(self, turn: Turn) -> Conversation:
-        return Conversation((*self.turns, turn))
+        return replace(self, turns=(*self.turns, turn))
 
     def with_last(self, turn: Turn) -> Conversation:
-        return Conversation((*self.turns[:-1], turn))
+        return replace(self, turns=(*self.turns[:-1], turn))
 
     def without_last(self) -> Conversation:
-        return Conversation(self.turns[:-1])
+        return self.before(-1)
 
     def before(self, turn: int) -> Conversation:
         """The turns before the one of this index."""
-        return Conversation(self.turns[:turn])
+        return replace(self, turns=self.turns[:turn])
 
 
 def api_messages(

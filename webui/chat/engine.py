@@ -6,7 +6,7 @@ to the engine once, limits, and errors that say what to do.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def connect(gateway: ASGIApp) -> openai.AsyncOpenAI:
 
 async def stream_answer(
     client: openai.AsyncOpenAI, key: str, fields: dict[str, Any]
-) -> AsyncIterator[Delta]:
+) -> AsyncGenerator[Delta, None]:
     """The answer as it comes. Leaving the loop early stops the engine's work on it.
 
     Args:

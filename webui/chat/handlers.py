@@ -5,18 +5,20 @@ gradio gives a request and an event where a parameter has their type, and values
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from webui.chat.conversation import Conversation, Turn
+from webui.chat.desk import Desk
 from webui.chat.options import Options
-from webui.chat.session import ChatSession, Visitor, finished
+from webui.chat.session import ChatSession, Visitor
 from webui.chat.show_code import Example, public_address
 from webui.chat.tables import table_of
 from webui.chat.view import chatbot_messages, turn_at
@@ -26,7 +28,10 @@ from webui.pictures import PictureError, cost_of, read_header
 
 Gallery = list[tuple[str, str | None]] | None
 Draft = dict[str, Any]
+Keep = Callable[[gr.Request, Conversation], Awaitable[None]]
 
+# Of no conversation. gradio would not store an empty one.
+NO_KEY = "-"
 IDLE = {"submit_btn": True, "stop_btn": False, "interactive": True}
 BUSY = {"submit_btn": False, "stop_btn": True, "interactive": True}
 
@@ -51,9 +56,11 @@ class Handlers:
 
     Args:
         folder: for files to be downloaded. What lies there is deleted in time: see guarded_page.
+        keep: called with a talk that is about to be closed.
     """
 
-    def __init__(self, session: ChatSession, folder: Path | None) -> None:
+    def __init__(self, session: ChatSession, folder: Path | None, keep: Keep | None) -> None:
+        self._keep = keep
         self._session = session
         self._folder = folder or Path(tempfile.gettempdir())
 
@@ -62,23 +69,21 @@ class Handlers:
         request: gr.Request,
         draft: Draft,
         gallery: Gallery,
-        talk: Conversation,
+        desk: Desk,
         task: str,
         *options: Any,
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Outputs of this and the next two: question field, gallery with its order and cost,
-        chatbot, talk, task."""
+        chatbot, key, task."""
         pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
         question = _clean(draft["text"])
         if not question and not pictures:
-            yield (*[gr.skip()] * 5, talk, gr.skip())
             return
-        turn = Turn(question, tuple(pictures), task=task or "")
+        turn, talk = Turn(question, tuple(pictures), task=task or ""), desk.talk.with_key()
         cleared = _question_box(value=None, **BUSY), None, *self.cost(request, None)
         kept = _question_box(value=draft, **IDLE), gallery, *self.cost(request, gallery)
-        async for outputs in self._answer(talk, talk, turn, Options(*options), request):
-            problem, shown = outputs
-            if problem:
+        async for unanswered, shown in self._answer(desk, talk, turn, Options(*options), request):
+            if unanswered:
                 yield (*kept, *shown, gr.skip())
             else:
                 yield (*cleared, *shown, "")
@@ -86,80 +91,92 @@ class Handlers:
                 cleared = (gr.skip(),) * 4
 
     async def again(
-        self, request: gr.Request, event: gr.RetryData, talk: Conversation, *options: Any
+        self, request: gr.Request, event: gr.RetryData, desk: Desk, *options: Any
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Answer a question anew."""
-        async for outputs in self._from(talk, event.index, None, options, request):
+        async for outputs in self._from(desk, event.index, None, options, request):
             yield outputs
 
     async def edited(
-        self, request: gr.Request, event: gr.EditData, talk: Conversation, *options: Any
+        self, request: gr.Request, event: gr.EditData, desk: Desk, *options: Any
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Ask it in other words, about the same pictures; what came after it is dropped."""
-        async for outputs in self._from(talk, event.index, _clean(event.value), options, request):
+        async for outputs in self._from(desk, event.index, _clean(event.value), options, request):
             yield outputs
 
     async def _from(
         self,
-        talk: Conversation,
+        desk: Desk,
         index: Any,
         question: str | None,
         options: tuple[Any, ...],
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
-        language = visitor_of(request).language
+        talk = desk.talk
         number = turn_at(talk.turns, _number(index))
         if number is None:
-            gr.Warning(text("gone", language))
-            yield (*[gr.skip()] * 4, chatbot_messages(talk.turns, language), talk, gr.skip())
+            gr.Warning(text("gone", visitor_of(request).language))
+            yield (*[gr.skip()] * 4, *self._shown(request, desk), gr.skip())
             return
-        turn = talk.turns[number].asked_again(question)
-        before, box = talk.before(number), _question_box(**BUSY)
-        async for _, shown in self._answer(before, talk, turn, Options(*options), request):
+        turn, box = talk.turns[number].asked_again(question), _question_box(**BUSY)
+        before = talk.before(number)
+        async for _, shown in self._answer(desk, before, turn, Options(*options), request):
             yield (box, *[gr.skip()] * 3, *shown, gr.skip())
             box = gr.skip()
 
     async def _answer(
-        self,
-        before: Conversation,
-        otherwise: Conversation,
-        turn: Turn,
-        options: Options,
-        request: gr.Request,
-    ) -> AsyncIterator[tuple[bool, tuple[Any, Any]]]:
-        """Whether the question was left unanswered; chatbot and talk, then ``otherwise``."""
-        visitor = visitor_of(request)
-        async for update in self._session.send(before, turn, options, visitor):
-            talk = otherwise if update.unanswered else update.conversation
-            if update.problem:
-                gr.Warning(update.problem)
-            yield update.unanswered, (chatbot_messages(talk.turns, visitor.language), talk)
+        self, desk: Desk, before: Conversation, turn: Turn, options: Options, request: gr.Request
+    ) -> AsyncIterator[tuple[bool, tuple[Any, ...]]]:
+        """Whether the question was left unanswered, and then chatbot and key as they were."""
+        otherwise = desk.talk
+        with desk.answering(before) as is_wanted:
+            updates = self._session.send(before, turn, options, visitor_of(request))
+            async with contextlib.aclosing(updates):
+                async for update in updates:
+                    if not is_wanted():
+                        return
+                    desk.talk = otherwise if update.unanswered else update.conversation
+                    if update.problem:
+                        gr.Warning(update.problem)
+                    yield update.unanswered, self._shown(request, desk)
 
-    def settle(self, request: gr.Request, talk: Conversation) -> tuple[Any, ...]:
-        """After an answer or a stop: nothing more is coming. Outputs: field, chatbot, talk."""
-        talk = finished(talk)
-        language = visitor_of(request).language
-        return _question_box(**IDLE), chatbot_messages(talk.turns, language), talk
+    @staticmethod
+    def _shown(request: gr.Request, desk: Desk) -> tuple[Any, str]:
+        """Outputs: chatbot, key."""
+        messages = chatbot_messages(desk.talk.turns, visitor_of(request).language)
+        return messages, desk.talk.key or NO_KEY
 
-    def take_back(
-        self, request: gr.Request, talk: Conversation, gallery: Gallery
-    ) -> tuple[Any, ...]:
+    def settle(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
+        """After an answer: nothing more is coming, unless another is. Outputs: field, chatbot."""
+        if desk.is_answering:
+            return gr.skip(), gr.skip()
+        return _question_box(**IDLE), self._shown(request, desk)[0]
+
+    def stop(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
+        """What has come stays. Outputs: field, chatbot."""
+        desk.put(desk.talk)
+        return _question_box(**IDLE), self._shown(request, desk)[0]
+
+    def take_back(self, request: gr.Request, desk: Desk, gallery: Gallery) -> tuple[Any, ...]:
         """Delete the last turn, and give back its question and pictures to be changed. Outputs:
-        question field, gallery with its order and cost, chatbot, talk, task."""
-        if not talk.turns:
-            return (*[gr.skip()] * 4, [], talk, gr.skip())
-        turn, talk = talk.turns[-1], talk.without_last()
+        question field, gallery with its order and cost, chatbot, key, task."""
+        if not desk.talk.turns:
+            return (*[gr.skip()] * 4, *self._shown(request, desk), gr.skip())
+        turn = desk.talk.turns[-1]
+        desk.put(desk.talk.without_last())
         pictures = [*(gallery or []), *((str(path), None) for path in turn.pictures)]
-        draft = {"text": turn.question, "files": []}
-        shown = chatbot_messages(talk.turns, visitor_of(request).language)
-        field = _question_box(value=draft, **IDLE)
-        return field, pictures, *self.cost(request, pictures), shown, talk, turn.task
+        field = _question_box(value={"text": turn.question, "files": []}, **IDLE)
+        shown = self._shown(request, desk)
+        return field, pictures, *self.cost(request, pictures), *shown, turn.task
 
-    def clear(self, request: gr.Request) -> tuple[Any, ...]:
-        """A new talk. Outputs: question field, gallery with its order and cost, chatbot, talk,
+    async def clear(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
+        """A new talk. Outputs: question field, gallery with its order and cost, chatbot, key,
         task."""
+        before = desk.put(Conversation())
+        if self._keep is not None:
+            await self._keep(request, before)
         field = _question_box(value=None, **IDLE)
-        return field, None, *self.cost(request, None), [], Conversation(), ""
+        return field, None, *self.cost(request, None), *self._shown(request, desk), ""
 
     def take_task(
         self, request: gr.Request, name: str, draft: Draft, *options: Any
@@ -178,9 +195,9 @@ class Handlers:
         """The settings as they were at first."""
         return _values(Options())
 
-    def result(self, talk: Conversation) -> tuple[Any, ...]:
+    def result(self, desk: Desk) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""
-        turn = talk.turns[-1] if talk.turns else Turn("")
+        turn = desk.talk.turns[-1] if desk.talk.turns else Turn("")
         task = self._session.tasks.get(turn.task)
         wants_json = task is not None and task.schema is not None
         if not wants_json or (table := table_of(turn.answer)) is None:
@@ -194,9 +211,9 @@ class Handlers:
         shown = {"headers": [*table.columns], "data": table.cells}
         return gr.Accordion(visible=True, open=True), shown, str(as_csv), str(as_json)
 
-    def code(self, request: gr.Request, talk: Conversation, *options: Any) -> tuple[str, str, str]:
+    def code(self, request: gr.Request, desk: Desk, *options: Any) -> tuple[str, str, str]:
         """The talk for curl, Python and JavaScript, at this page's address."""
-        asked = Options(*options)
+        asked, talk = Options(*options), desk.talk
         task = talk.turns[-1].task if talk.turns else ""
         example = Example(
             public_address(request.headers, request.request.url.scheme),

@@ -11,8 +11,9 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils
 
-from webui.chat.conversation import Conversation
-from webui.chat.handlers import IDLE, Handlers
+from webui.chat.desk import Desk
+from webui.chat.handlers import IDLE, NO_KEY, Handlers
+from webui.chat.history_handlers import HistoryHandlers
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
 from webui.chat.session import ChatSession
 from webui.chat.words import translations
@@ -53,6 +54,9 @@ CSS = """
 #talk .message-row:has(.thought-group) + .message-buttons [aria-label="Copy message"],
 #talk .message-row:has(.thought-group) + .message-buttons:not(:has([aria-label="Retry"])),
 #talk .message-row:has(.component) + .message-buttons { display: none; }
+#conversations .wrap { flex-direction: column; max-height: 30vh; overflow-y: auto;
+                       flex-wrap: nowrap; }
+#conversations label { width: 100%; overflow-wrap: anywhere; }
 #talk button[aria-label="Share"], #talk button[title="Share"],
 #talk button[aria-label="Clear"], #talk button[title="Clear"] { display: none; }
 """
@@ -110,15 +114,32 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Talk:
-    """What is said, and where the next question is written."""
+class Shelf:
+    """The visitor's conversations."""
 
-    state: gr.State
+    listing: gr.Radio
+    search: gr.Textbox
+    rename: gr.Textbox
+    delete: gr.Button
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is said, and where the next question is written. ``key`` is the open conversation's; the
+    browser keeps it over a reload."""
+
+    desk: gr.State
+    key: gr.BrowserState
     chatbot: gr.Chatbot
     question: gr.MultimodalTextbox
     result: Result
     code: Code
     new: gr.Button
+
+    @property
+    def shown(self) -> list[Any]:
+        """What changes together."""
+        return [self.chatbot, self.key]
 
 
 def _pictures(say: gr.I18n) -> Pictures:
@@ -169,6 +190,19 @@ def _controls(say: gr.I18n, tasks: Iterable[str]) -> Controls:
         )
         reset = gr.Button(say("reset"), size="sm", elem_id="reset")
     return Controls(task, [thinking, own, temperature, top_p, tokens, system], reset)
+
+
+def _shelf(say: gr.I18n) -> Shelf:
+    with gr.Accordion(say("history"), elem_id="history"):
+        search = gr.Textbox(
+            placeholder=say("search"), show_label=False, max_length=200, elem_id="search"
+        )
+        listing = gr.Radio([], show_label=False, container=False, elem_id="conversations")
+        rename = gr.Textbox(
+            placeholder=say("rename"), show_label=False, max_length=200, elem_id="rename"
+        )
+        delete = gr.Button(say("delete"), size="sm", elem_id="delete")
+    return Shelf(listing, search, rename, delete)
 
 
 def _chatbot(say: gr.I18n) -> gr.Chatbot:
@@ -229,23 +263,29 @@ def _question(say: gr.I18n) -> gr.MultimodalTextbox:
 
 def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blocks:
     """Components and which event goes to which handler."""
-    handlers = Handlers(session, settings.uploads)
+    history = HistoryHandlers(session.history) if session.history is not None else None
+    handlers = Handlers(session, settings.uploads, history.put_away if history else None)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
         gr.Markdown("# STEP3-VL")
         banner = gr.HTML(say("asking"), elem_id="banner")
         if settings.notice:
             gr.Markdown(settings.notice, elem_id="notice")
-        state = gr.State(Conversation())
+        desk = gr.State(Desk())
+        # It need not be secret: a cookie tells who may open what.
+        key = gr.BrowserState(NO_KEY, storage_key="step3vl-conversation", secret="step3vl")  # noqa: S106
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 pictures = _pictures(say)
                 controls = _controls(say, session.tasks)
                 new = gr.Button(say("new"), variant="secondary", elem_id="new")
+                shelf = _shelf(say) if history is not None else None
             with gr.Column(scale=2, min_width=320):
                 chatbot, result = _chatbot(say), _result(say)
                 question, code = _question(say), _code(say)
-        talk = Talk(state, chatbot, question, result, code, new)
-        _connect_talk(handlers, talk, pictures, controls)
+        talk = Talk(desk, key, chatbot, question, result, code, new)
+        settled, answers = _connect_talk(handlers, talk, pictures, controls)
+        if shelf is not None and history is not None:
+            _connect_shelf(history, page, talk, shelf, settled, answers)
         _connect_pictures(handlers, pictures)
         _connect_controls(handlers, controls, question)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
@@ -276,38 +316,68 @@ def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> 
     controls.reset.click(handlers.standard, None, controls.options, **QUIET)
 
 
-def _connect_talk(handlers: Handlers, talk: Talk, pictures: Pictures, controls: Controls) -> None:
-    outputs = [talk.question, *pictures.outputs, talk.chatbot, talk.state, controls.task]
+def _connect_talk(
+    handlers: Handlers, talk: Talk, pictures: Pictures, controls: Controls
+) -> tuple[list[Any], list[Any]]:
+    """The events after which a talk has changed, and those that are answers."""
+    outputs = [talk.question, *pictures.outputs, *talk.shown, controls.task]
     running: dict[str, Any] = {
         "outputs": outputs,
         "concurrency_limit": CONCURRENT_ANSWERS,
         "concurrency_id": "answers",
         "show_progress": "hidden",
     }
-    asked_of = [talk.state, *controls.options]
+    asked_of = [talk.desk, *controls.options]
     asked = talk.question.submit(
         handlers.send,
-        [talk.question, pictures.gallery, talk.state, controls.task, *controls.options],
+        [talk.question, pictures.gallery, talk.desk, controls.task, *controls.options],
         **running,
     )
     again = talk.chatbot.retry(handlers.again, asked_of, cancels=[asked], **running)
     edited = talk.chatbot.edit(handlers.edited, asked_of, cancels=[asked, again], **running)
     answers = [asked, again, edited]
     settling: dict[str, Any] = {
-        "fn": handlers.settle,
-        "inputs": talk.state,
-        "outputs": [talk.question, talk.chatbot, talk.state],
+        "inputs": talk.desk,
+        "outputs": [talk.question, talk.chatbot],
         **QUIET,
     }
     taken_back = talk.chatbot.undo(
-        handlers.take_back, [talk.state, pictures.gallery], outputs, cancels=answers, **QUIET
+        handlers.take_back, [talk.desk, pictures.gallery], outputs, cancels=answers, **QUIET
     )
-    cleared = talk.new.click(handlers.clear, None, outputs, cancels=answers, **QUIET)
-    talk.question.stop(**settling, cancels=answers)
-    for event in (*(answer.then(**settling) for answer in answers), taken_back, cleared):
-        shown = event.then(handlers.result, talk.state, talk.result.outputs, **QUIET)
+    cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
+    stopped = talk.question.stop(handlers.stop, cancels=answers, **settling)
+    settled = [
+        *(answer.then(handlers.settle, **settling) for answer in answers),
+        stopped,
+        taken_back,
+    ]
+    for event in (*settled, cleared):
+        shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)
         shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)
     talk.code.panel.expand(handlers.code, asked_of, talk.code.fields, **QUIET)
+    return [*settled, cleared], answers
+
+
+def _connect_shelf(
+    handlers: HistoryHandlers,
+    page: gr.Blocks,
+    talk: Talk,
+    shelf: Shelf,
+    settled: list[Any],
+    answers: list[Any],
+) -> None:
+    shown = [shelf.listing, *talk.shown]
+    for event in settled:
+        event.then(handlers.keep, [talk.desk, shelf.search], shelf.listing, **QUIET)
+    page.load(handlers.opened, [talk.key, talk.desk], shown, **QUIET)
+    shelf.listing.input(
+        handlers.chosen, [shelf.listing, talk.desk], shown, cancels=answers, **QUIET
+    )
+    shelf.search.change(handlers.search, [shelf.search, talk.desk], shelf.listing, **QUIET)
+    titled = [shelf.listing, shelf.rename]
+    shelf.rename.submit(handlers.rename, [shelf.rename, talk.desk, shelf.search], titled, **QUIET)
+    deleting = [talk.desk, shelf.search]
+    shelf.delete.click(handlers.delete, deleting, shown, cancels=answers, **QUIET)
 
 
 def _take_only_uploads(page: Any) -> None:

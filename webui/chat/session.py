@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import openai
 from webui.chat import view
 from webui.chat.conversation import Conversation, Figures, Turn, api_messages
 from webui.chat.engine import Delta, EngineError, stream_answer
+from webui.chat.history import History
 from webui.chat.options import Options
 from webui.chat.words import ERRORS, picture_problem, text
 from webui.client.tasks import Language, Task
@@ -48,6 +50,7 @@ class ChatSession:
     Args:
         url_of: how a request names a picture.
         tasks: by their names.
+        history: where conversations are kept; None where they are not.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class ChatSession:
         probe: EngineProbe,
         url_of: Callable[[Path], str],
         tasks: Mapping[str, Task],
+        history: History | None = None,
     ) -> None:
         self._client = client
         self.model = model
         self._probe = probe
         self._url_of = url_of
         self.tasks = tasks
+        self.history = history
 
     async def send(
         self,
@@ -70,7 +75,7 @@ class ChatSession:
         turn: Turn,
         options: Options,
         visitor: Visitor,
-    ) -> AsyncIterator[Update]:
+    ) -> AsyncGenerator[Update, None]:
         """Ask, and yield the growing answer; where the turn's task has further questions, those
         too, each once the one before is answered."""
         problem = await asyncio.to_thread(_problem_of, turn.pictures, visitor.language)
@@ -82,29 +87,32 @@ class ChatSession:
         for number, words in enumerate([turn.question, *further]):
             asked = conversation.with_turn(turn if number == 0 else Turn(words))
             yield Update(asked)
-            async for update in self._answer(asked, options, visitor):
-                yield update
-                conversation = update.conversation
-                if update.problem:
-                    return
+            async with contextlib.aclosing(self._answer(asked, options, visitor)) as updates:
+                async for update in updates:
+                    yield update
+                    conversation = update.conversation
+                    if update.problem:
+                        return
 
     async def _answer(
         self, asked: Conversation, options: Options, visitor: Visitor
-    ) -> AsyncIterator[Update]:
+    ) -> AsyncGenerator[Update, None]:
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": api_messages(asked, self._url_of, options.system),
             **options.fields(self.tasks.get(asked.turns[-1].task)),
         }
         current, drawn, clock = asked, 0.0, Clock()
+        stream = stream_answer(self._client, visitor.key, fields)
         try:
-            async for delta in stream_answer(self._client, visitor.key, fields):
-                clock.note(delta)
-                turn = current.turns[-1].with_more(delta.reasoning, delta.answer)
-                current = current.with_last(replace(turn, figures=clock.figures))
-                if time.monotonic() - drawn >= REDRAW_S:
-                    drawn = time.monotonic()
-                    yield Update(current)
+            async with contextlib.aclosing(stream):
+                async for delta in stream:
+                    clock.note(delta)
+                    turn = current.turns[-1].with_more(delta.reasoning, delta.answer)
+                    current = current.with_last(replace(turn, figures=clock.figures))
+                    if time.monotonic() - drawn >= REDRAW_S:
+                        drawn = time.monotonic()
+                        yield Update(current)
         except EngineError as error:
             problem = await self._explain(error, visitor.language)
             if current == asked:

@@ -29,6 +29,10 @@ TEXTS: Mapping[str, Words] = {
     "system": Words("System prompt", "系统提示词"),
     "reset": Words("Reset the settings", "恢复默认设置"),
     "new": Words("New conversation", "新对话"),
+    "history": Words("Conversations", "对话记录"),
+    "search": Words("Search", "搜索"),
+    "rename": Words("New title, then Enter", "输入新标题，按回车"),
+    "delete": Words("Delete this conversation", "删除这段对话"),
     "earlier": Words("◀ Earlier", "◀ 前移"),
     "later": Words("Later ▶", "后移 ▶"),
     "placeholder": Words("Add pictures and ask about them.", "添加图片，然后提问。"),
@@ -85,6 +89,27 @@ ERRORS: Mapping[str, Words] = {
     "image_gone": Words(
         "A picture of this talk is no longer there. Attach it again in a new conversation.",
         "本对话中有图片已被删除，请在新对话中重新添加。",
+    ),
+}
+
+# Of conversations that cannot be kept or opened.
+HISTORY: Mapping[str, Words] = {
+    "history_gone": Words("This conversation is no longer there.", "这段对话已不存在。"),
+    "history_full": Words(
+        "This conversation is not kept: your room for conversations is full. Delete old ones.",
+        "对话没有保存：您的保存空间已满，请删除旧的对话。",
+    ),
+    "history_disk": Words(
+        "This conversation is not kept: the disk is full. Tell whoever runs this service.",
+        "对话没有保存：磁盘空间不足，请告知服务的管理员。",
+    ),
+    "history_broken": Words(
+        "Conversations cannot be kept or opened just now. Tell whoever runs this service.",
+        "暂时无法保存或打开对话，请告知服务的管理员。",
+    ),
+    "history_newer": Words(
+        "Conversations were kept by a newer version of this service.",
+        "对话由更新版本的服务保存，本版本无法打开。",
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def updates(
 ) -> list[Update]:
     """What the page is told when the engine says ``deltas`` to each question."""
 
-    async def stream(_client: Any, key: str, fields: dict[str, Any]) -> AsyncIterator[Delta]:
+    async def stream(_client: Any, key: str, fields: dict[str, Any]) -> AsyncGenerator[Delta, None]:
         if seen is not None:
             seen.append({"key": key, **fields})
         for delta in deltas:

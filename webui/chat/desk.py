@@ -1,0 +1,45 @@
+"""What a visitor has open in one tab of the browser."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from webui.chat.conversation import Conversation
+from webui.chat.session import finished
+
+
+class Desk:
+    """One conversation at a time, which an answer may be changing.
+
+    gradio runs events side by side, and lets the one that cancels another run before it does so.
+    Here an answer ends by itself when something else has been put on the desk.
+    """
+
+    def __init__(self) -> None:
+        self.talk = Conversation()
+        self._version = 0
+        self._answering: int | None = None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer is coming for what lies here."""
+        return self._answering == self._version
+
+    def put(self, talk: Conversation) -> Conversation:
+        """Have this here instead, with nothing more to come; what was here, as far as it had
+        come."""
+        before, self.talk = finished(self.talk), finished(talk)
+        self._version += 1
+        return before
+
+    @contextlib.contextmanager
+    def answering(self, talk: Conversation) -> Iterator[Callable[[], bool]]:
+        """While the block runs an answer comes for this talk; yields whether it is still wanted."""
+        self._version += 1
+        self.talk, self._answering, mine = talk, self._version, self._version
+        try:
+            yield lambda: self._version == mine
+        finally:
+            if self._version == mine:
+                self.talk, self._answering = finished(self.talk), None
