@@ -298,6 +298,9 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
             "max_requests": 9,
             "cache_mb": 5,
             "json_keep_alive": True,
+            "history_days": 3,
+            "history_mb": 7,
+            "tasks": [{"name": "menu", "title": "M", "prompt": {"en": "a", "zh": "菜单"}}],
             "stop_timeout_s": 4.5,
         },
     )
@@ -318,6 +321,19 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         cache_mb=5,
         cache_file=PATHS.answers,
         json_keep_alive=True,
+        history=PATHS.history,
+        history_mb=7,
+        history_days=3,
+        tasks=(
+            {
+                "name": "menu",
+                "title": {"en": "M", "zh": "M"},
+                "prompt": {"en": "a", "zh": "菜单"},
+                "temperature": 0.3,
+                "max_tokens": 1024,
+                "json_schema": None,
+            },
+        ),
         secret_file=PATHS.secret,
         checkpoint=checkpoint_stamp(config, YAML),
         uploads=PATHS.run / "uploads",
@@ -327,6 +343,8 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
     )
     env = webui_process(config, YAML, PATHS, "0.0.0.0", 9000).env
     assert expected == WebuiSettings.from_environ(env)
+    off = webui_process(config_of(webui={"history_days": 0}), YAML, PATHS, "0.0.0.0", 9000).env
+    assert WebuiSettings.from_environ(off).history is None
 
 
 def test_both_packages_mean_the_same_modes() -> None:
