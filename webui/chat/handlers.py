@@ -78,6 +78,7 @@ class Handlers:
         pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
         question = _clean(draft["text"])
         if not question and not pictures:
+            yield (gr.skip(),) * 7
             return
         turn, talk = Turn(question, tuple(pictures), task=task or ""), desk.talk.with_key()
         cleared = _question_box(value=None, **BUSY), None, *self.cost(request, None)
