@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import png
 
 from webui.chat import history as history_module
@@ -194,6 +195,19 @@ def test_who_has_no_room_is_told_and_loses_nothing(
             history.save(ANNA, talk)
     assert len(history.load(ANNA, key).turns) == len(history.entries(ANNA)) == 1
     save(history, BEN, long)
+
+
+def test_pictures_keep_their_order_and_count_once(
+    open_history: Callable[..., History], tmp_path: Path
+) -> None:
+    """However often one is asked about."""
+    paths = [tmp_path / f"{colour}.bmp" for colour in ("red", "blue")]
+    for path in paths:
+        Image.new("RGB", (380, 380), path.stem).save(path)  # 433 kB
+    history = open_history(quota_mb=1)
+    key = save(history, ANNA, Turn("a", (*paths, paths[0])), Turn("b", tuple(paths)))
+    shown = [[path.name for path in turn.pictures] for turn in history.load(ANNA, key).turns]
+    assert shown == [["red.bmp", "blue.bmp", "red.bmp"], ["red.bmp", "blue.bmp"]]
 
 
 def test_old_conversations_go_in_time(
