@@ -135,7 +135,9 @@ def _new_owner(scope: Scope) -> list[tuple[bytes, bytes]]:
     if f"{OWNER_COOKIE}=".encode() in headers.get(b"cookie", b""):
         return []
     proxied = headers.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower()
-    secure = "; Secure" if b"https" in {proxied, scope["scheme"].encode()} else ""
+    # A server need not name the scheme (ASGI: "http" is meant then).
+    scheme = scope.get("scheme", "http").encode()
+    secure = "; Secure" if b"https" in {proxied, scheme} else ""
     secret = secrets.token_urlsafe(32)
     cookie = f"{OWNER_COOKIE}={secret}; Path=/; Max-Age={OWNER_LIVES_S}; HttpOnly; SameSite=Lax"
     return [(b"set-cookie", f"{cookie}{secure}".encode())]
