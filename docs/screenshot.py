@@ -1,8 +1,8 @@
-"""Take the README's picture from a running service.
+"""Take the READMEs' pictures, in English and Chinese, from a running demo.
 
     python docs/screenshot.py [URL]
 
-Needs the ``test`` extra and a Chromium on PATH.
+Needs the ``test`` extra, a Chromium on PATH and a font with Chinese characters.
 """
 
 from __future__ import annotations
@@ -12,39 +12,55 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from launcher.testing import ensure_browser
+
+# Language of the browser, question, what the figures under an answer say, file.
+SHOTS = (
+    ("en-US", "What is in this picture?", "tokens/s", "screenshot.png"),
+    ("zh-CN", "图里有什么？", "token/秒", "screenshot.zh.png"),
+)
 
 
 def example_picture(path: Path) -> None:
     """Simple shapes on a plain ground."""
     image = Image.new("RGB", (640, 480), "#f3efe6")
     draw = ImageDraw.Draw(image)
-    draw.ellipse((80, 140, 280, 340), fill="#d7263d")
-    draw.rectangle((380, 160, 560, 340), fill="#28963c")
+    draw.ellipse((70, 160, 230, 320), fill="#d7263d")
+    draw.rectangle((430, 170, 570, 310), fill="#28963c")
     image.save(path)
+
+
+def take(
+    browser: Browser, url: str, picture: Path, shot: tuple[str, str, str, str], folder: Path
+) -> None:
+    """One question and its answer."""
+    locale, question, figures, name = shot
+    context = browser.new_context(locale=locale, viewport={"width": 1280, "height": 960})
+    page = context.new_page()
+    page.goto(url)
+    expect(page.locator("#banner .dot.good")).to_be_visible(timeout=60_000)
+    page.set_input_files("#pictures input[type=file]", picture)
+    expect(page.locator("#pictures img").first).to_be_visible()
+    page.fill("#question textarea", question)
+    page.keyboard.press("Enter")
+    expect(page.locator("#talk .bot").get_by_text(figures).last).to_be_visible(timeout=60_000)
+    expect(page.locator("#conversations label")).to_have_count(1, timeout=10_000)
+    page.screenshot(path=folder / name)
+    context.close()
 
 
 def main() -> int:
     url = sys.argv[1] if len(sys.argv) > 1 else "http://localhost:7860"
-    target = Path(__file__).with_name("screenshot.png")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         picture = Path(folder) / "shapes.png"
         example_picture(picture)
         browser = playwright.chromium.launch(
             executable_path=ensure_browser(), args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 820})
-        page.goto(url)
-        expect(page.locator("#banner")).to_contain_text("is ready", timeout=20_000)
-        page.set_input_files("#pictures input[type=file]", picture)
-        expect(page.locator("#pictures img").first).to_be_visible()
-        page.fill("#question textarea", "What is in this picture?")
-        page.keyboard.press("Enter")
-        expect(page.get_by_text("on the right.")).to_be_visible(timeout=60_000)
-        page.wait_for_timeout(1000)
-        page.screenshot(path=target)
+        for shot in SHOTS:
+            take(browser, url, picture, shot, Path(__file__).parent)
         browser.close()
     return 0
 
