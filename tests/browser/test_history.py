@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def begin(page: Page) -> None:
     """A new conversation."""
     page.locator("#new").click()
     expect(page.locator("#talk")).to_contain_text("Add pictures", timeout=10 * SECONDS)
+
+
+def open_file(page: Page, path: Path) -> None:
+    """A saved conversation."""
+    with page.expect_file_chooser() as chooser:
+        page.locator("#open-file").click()
+    chooser.value.set_files(path)
 
 
 def test_a_reload_shows_what_was_open(page: Page, webui: Webui, tmp_path: Path) -> None:
@@ -119,6 +127,72 @@ def test_an_answer_that_is_left_in_the_middle_is_kept(page: Page, webui: Webui) 
     titles(page, "● hello", "count")
     page.locator("#conversations label").nth(1).click()
     expect(talk).to_contain_text(" 3 4", timeout=10 * SECONDS)
+
+
+def test_a_tab_that_is_closed_in_the_middle_loses_nothing(page: Page, webui: Webui) -> None:
+    """What had come is there in the next one; the engine works for nobody."""
+    webui.engine.script(words=500, delay_s=0.05)
+    open_page(page, webui.url)
+    send(page, "count")
+    expect(page.locator("#talk")).to_contain_text(" 3 4", timeout=10 * SECONDS)
+    second = page.context.new_page()
+    page.close()
+    wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 20, "the engine is told")
+    open_page(second, webui.url)
+    titles(second, "● count")
+    expect(second.locator("#talk")).to_contain_text(" 3 4", timeout=10 * SECONDS)
+
+
+def test_a_conversation_is_saved_and_opened(page: Page, webui: Webui, tmp_path: Path) -> None:
+    """As JSON, with its picture and its own title; also what was deleted meanwhile."""
+    red = tmp_path / "red.png"
+    red.write_bytes(png(46, 31, "red"))
+    open_page(page, webui.url)
+    page.set_input_files("#pictures input[type=file]", red)
+    expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
+    ask(page, "what is it")
+    field = page.locator("#rename").locator("input, textarea")
+    field.fill("My picture")
+    field.press("Enter")
+    titles(page, "● My picture")
+    with page.expect_download() as download:
+        page.locator("#save-json").click()
+    assert download.value.suggested_filename == "My-picture.json"
+    saved = tmp_path / "saved.json"
+    download.value.save_as(saved)
+    page.locator("#delete").click()
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("Add pictures", timeout=10 * SECONDS)
+    open_file(page, saved)
+    expect(talk).to_contain_text("1 images, last: what is it.", timeout=10 * SECONDS)
+    expect(talk.locator("img").first).to_be_visible(timeout=10 * SECONDS)
+    titles(page, "● My picture")
+    ask(page, "and now")
+    expect(talk).to_contain_text("3 messages, 1 images, last: and now.")
+
+
+def test_a_conversation_is_saved_as_markdown(page: Page, webui: Webui, tmp_path: Path) -> None:
+    """Beside its pictures, in one file."""
+    open_page(page, webui.url)
+    ask(page, "what is it")
+    with page.expect_download() as download:
+        page.locator("#save-markdown").click()
+    assert download.value.suggested_filename == "what-is-it.zip"
+    download.value.save_as(tmp_path / "saved.zip")
+    with zipfile.ZipFile(tmp_path / "saved.zip") as archive:
+        assert "last: what is it." in archive.read("conversation.md").decode()
+
+
+def test_what_is_no_conversation_is_not_opened(page: Page, webui: Webui, tmp_path: Path) -> None:
+    """The one on the page stays; there is nothing to be saved of none."""
+    (tmp_path / "other.json").write_text("{}")
+    open_page(page, webui.url)
+    page.locator("#save-json").click()
+    expect(page.get_by_text("There is nothing to save yet.")).to_be_visible(timeout=10 * SECONDS)
+    ask(page, "hello")
+    open_file(page, tmp_path / "other.json")
+    expect(page.get_by_text("Nothing was opened.")).to_be_visible(timeout=10 * SECONDS)
+    expect(page.locator("#talk")).to_contain_text("last: hello.")
 
 
 def test_another_browser_sees_nothing_of_it(page: Page, browser: Browser, webui: Webui) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ class Figures:
     completion_tokens: int | None = None
     """Thinking included."""
 
+    @classmethod
+    def of(cls, document: Any) -> Figures:
+        """From a JSON document, as another version or anybody may have written it."""
+        known = document if isinstance(document, dict) else {}
+        found = {field.name: known.get(field.name) for field in fields(cls)}
+        return cls(**{name: value for name, value in found.items() if _is_figure(name, value)})
+
     @property
     def tokens_per_s(self) -> float | None:
         """After the first token; None for an answer too short to tell."""
@@ -28,6 +36,11 @@ class Figures:
             return None
         seconds = self.total_s - self.first_token_s
         return (self.completion_tokens - 1) / seconds if seconds > 0 else None
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    kinds = (int,) if name.endswith("_tokens") else (int, float)
+    return type(value) in kinds and 0 <= value < math.inf
 
 
 @dataclass(frozen=True)

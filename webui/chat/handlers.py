@@ -5,10 +5,10 @@ gradio gives a request and an event where a parameter has their type, and values
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,10 @@ class Handlers:
         keep: called with a talk that is about to be closed.
     """
 
-    def __init__(self, session: ChatSession, folder: Path | None, keep: Keep | None) -> None:
+    def __init__(self, session: ChatSession, folder: Path, keep: Keep | None) -> None:
         self._keep = keep
         self._session = session
-        self._folder = folder or Path(tempfile.gettempdir())
+        self._folder = folder
 
     async def send(
         self,
@@ -129,17 +129,30 @@ class Handlers:
         self, desk: Desk, before: Conversation, turn: Turn, options: Options, request: gr.Request
     ) -> AsyncIterator[tuple[bool, tuple[Any, ...]]]:
         """Whether the question was left unanswered, and then chatbot and key as they were."""
-        otherwise = desk.talk
-        with desk.answering(before) as is_wanted:
-            updates = self._session.send(before, turn, options, visitor_of(request))
-            async with contextlib.aclosing(updates):
-                async for update in updates:
-                    if not is_wanted():
-                        return
-                    desk.talk = otherwise if update.unanswered else update.conversation
-                    if update.problem:
-                        gr.Warning(update.problem)
-                    yield update.unanswered, self._shown(request, desk)
+        otherwise, is_kept = desk.talk, False
+        try:
+            with desk.answering(before) as is_wanted:
+                updates = self._session.send(before, turn, options, visitor_of(request))
+                async with contextlib.aclosing(updates):
+                    async for update in updates:
+                        if not is_wanted():
+                            return
+                        desk.talk = otherwise if update.unanswered else update.conversation
+                        if update.problem:
+                            gr.Warning(update.problem)
+                        yield update.unanswered, self._shown(request, desk)
+                        if not is_kept and not update.unanswered:
+                            # A restart of this process must not lose the question.
+                            is_kept = True
+                            await self._put_away(request, desk.talk)
+        except (GeneratorExit, asyncio.CancelledError):
+            # The browser has gone away, or stopped it: nothing else may come that keeps it.
+            await self._put_away(request, desk.talk)
+            raise
+
+    async def _put_away(self, request: gr.Request, talk: Conversation) -> None:
+        if self._keep is not None:
+            await self._keep(request, talk)
 
     @staticmethod
     def _shown(request: gr.Request, desk: Desk) -> tuple[Any, str]:
@@ -174,8 +187,7 @@ class Handlers:
         """A new talk. Outputs: question field, gallery with its order and cost, chatbot, key,
         task."""
         before = desk.put(Conversation())
-        if self._keep is not None:
-            await self._keep(request, before)
+        await self._put_away(request, before)
         field = _question_box(value=None, **IDLE)
         return field, None, *self.cost(request, None), *self._shown(request, desk), ""
 

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ class History:
                         answer,
                         done=True,
                         task=task,
-                        figures=_figures(figures),
+                        figures=Figures.of(json.loads(figures)),
                     )
                     for number, question, reasoning, answer, task, figures in rows
                 ),
@@ -225,6 +225,16 @@ class History:
             self._check(database, owner, key)
             title = " ".join(title.split())[: 2 * TITLE_LENGTH] or "…"
             database.execute("UPDATE conversations SET title = ? WHERE id = ?", [title, key])
+
+    def title(self, owner: str, key: str) -> str:
+        """Raises:
+        HistoryError: as :meth:`load`.
+        """
+        with self._connected() as database:
+            self._check(database, owner, key)
+            query = "SELECT title FROM conversations WHERE id = ?"
+            [(title,)] = database.execute(query, [key])
+            return str(title)
 
     def delete(self, owner: str, key: str) -> None:
         """Raises:
@@ -334,16 +344,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _hashed(owner: str) -> str:
     return hashlib.sha256(owner.encode()).hexdigest()
-
-
-def _figures(text: str) -> Figures:
-    """As another version may have written them."""
-    known = {field.name for field in fields(Figures)}
-    try:
-        document = json.loads(text)
-        return Figures(**{name: value for name, value in document.items() if name in known})
-    except (ValueError, AttributeError):
-        return Figures()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import gradio as gr
 from webui.chat.conversation import Conversation
 from webui.chat.desk import Desk
 from webui.chat.handlers import NO_KEY, visitor_of
-from webui.chat.history import History, HistoryError
+from webui.chat.history import History, HistoryError, title_of
 from webui.chat.view import chatbot_messages
 from webui.chat.words import HISTORY
 from webui.guarded_page import OWNER_COOKIE
@@ -55,6 +55,17 @@ class HistoryHandlers:
         """Keep it as it is, also in the middle of an answer."""
         if talk.key:
             await self._try(request, self._history.save, talk)
+
+    async def title(self, request: gr.Request, talk: Conversation) -> str:
+        """Of a talk that may be kept."""
+        title = await self._try(request, self._history.title, talk.key, quiet=True)
+        return title or title_of(talk)
+
+    async def add(self, request: gr.Request, talk: Conversation, title: str) -> None:
+        """One that comes from elsewhere."""
+        await self.put_away(request, talk)
+        if title:
+            await self._try(request, self._history.rename, talk.key, title, quiet=True)
 
     async def rename(
         self, request: gr.Request, title: str, desk: Desk, words: str

@@ -3,8 +3,10 @@ handlers.py."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,6 +14,7 @@ from fastapi import FastAPI
 from gradio import processing_utils
 
 from webui.chat.desk import Desk
+from webui.chat.file_handlers import FileHandlers
 from webui.chat.handlers import IDLE, NO_KEY, Handlers
 from webui.chat.history_handlers import HistoryHandlers
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
@@ -40,6 +43,15 @@ LATEX = [
     {"left": "\\(", "right": "\\)", "display": False},
     {"left": "$", "right": "$", "display": False},
 ]
+
+# Have the browser save a file that is ready.
+SAVE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name;
+  link.click();
+}"""
 
 # Share would post a picture to another site; "New conversation" clears.
 CSS = """
@@ -124,6 +136,16 @@ class Shelf:
 
 
 @dataclass(frozen=True)
+class Files:
+    """A talk as a file, and back. ``file`` is never seen: the browser saves what comes to it."""
+
+    save_json: gr.Button
+    save_markdown: gr.Button
+    open: gr.UploadButton
+    file: gr.DownloadButton
+
+
+@dataclass(frozen=True)
 class Talk:
     """What is said, and where the next question is written. ``key`` is the open conversation's; the
     browser keeps it over a reload."""
@@ -205,6 +227,16 @@ def _shelf(say: gr.I18n) -> Shelf:
     return Shelf(listing, search, rename, delete)
 
 
+def _files(say: gr.I18n) -> Files:
+    with gr.Row(elem_id="files"):
+        save_json = gr.Button(say("save_json"), size="sm", elem_id="save-json")
+        save_markdown = gr.Button(say("save_markdown"), size="sm", elem_id="save-markdown")
+        opened = gr.UploadButton(
+            say("open_file"), size="sm", file_types=[".json"], elem_id="open-file"
+        )
+    return Files(save_json, save_markdown, opened, gr.DownloadButton(visible="hidden"))
+
+
 def _chatbot(say: gr.I18n) -> gr.Chatbot:
     return gr.Chatbot(
         show_label=False,
@@ -264,7 +296,8 @@ def _question(say: gr.I18n) -> gr.MultimodalTextbox:
 def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blocks:
     """Components and which event goes to which handler."""
     history = HistoryHandlers(session.history) if session.history is not None else None
-    handlers = Handlers(session, settings.uploads, history.put_away if history else None)
+    folder = settings.uploads or Path(tempfile.gettempdir())
+    handlers = Handlers(session, folder, history.put_away if history else None)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
         gr.Markdown("# STEP3-VL")
         banner = gr.HTML(say("asking"), elem_id="banner")
@@ -279,13 +312,15 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
                 controls = _controls(say, session.tasks)
                 new = gr.Button(say("new"), variant="secondary", elem_id="new")
                 shelf = _shelf(say) if history is not None else None
+                files = _files(say)
             with gr.Column(scale=2, min_width=320):
                 chatbot, result = _chatbot(say), _result(say)
                 question, code = _question(say), _code(say)
         talk = Talk(desk, key, chatbot, question, result, code, new)
         settled, answers = _connect_talk(handlers, talk, pictures, controls)
+        opened = _connect_files(FileHandlers(session.model, folder, history), talk, files, answers)
         if shelf is not None and history is not None:
-            _connect_shelf(history, page, talk, shelf, settled, answers)
+            _connect_shelf(history, page, talk, shelf, [*settled, opened], answers)
         _connect_pictures(handlers, pictures)
         _connect_controls(handlers, controls, question)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
@@ -378,6 +413,23 @@ def _connect_shelf(
     shelf.rename.submit(handlers.rename, [shelf.rename, talk.desk, shelf.search], titled, **QUIET)
     deleting = [talk.desk, shelf.search]
     shelf.delete.click(handlers.delete, deleting, shown, cancels=answers, **QUIET)
+
+
+def _connect_files(handlers: FileHandlers, talk: Talk, files: Files, answers: list[Any]) -> Any:
+    """The event after which another talk lies on the desk."""
+    for button, handler in (
+        (files.save_json, handlers.save_json),
+        (files.save_markdown, handlers.save_markdown),
+    ):
+        ready = button.click(handler, talk.desk, files.file, show_progress="hidden")
+        ready.then(None, files.file, None, js=SAVE, **QUIET)
+    return files.open.upload(
+        handlers.open,
+        [files.open, talk.desk],
+        talk.shown,
+        cancels=answers,
+        show_progress="hidden",
+    )
 
 
 def _take_only_uploads(page: Any) -> None:

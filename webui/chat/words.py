@@ -33,6 +33,11 @@ TEXTS: Mapping[str, Words] = {
     "search": Words("Search", "搜索"),
     "rename": Words("New title, then Enter", "输入新标题，按回车"),
     "delete": Words("Delete this conversation", "删除这段对话"),
+    "save_json": Words("Save as JSON", "保存为 JSON"),
+    "save_markdown": Words("Save as Markdown", "保存为 Markdown"),
+    "open_file": Words("Open a saved one", "打开已保存的对话"),
+    "nothing_to_save": Words("There is nothing to save yet.", "还没有可保存的内容。"),
+    "you": Words("You", "我"),
     "earlier": Words("◀ Earlier", "◀ 前移"),
     "later": Words("Later ▶", "后移 ▶"),
     "placeholder": Words("Add pictures and ask about them.", "添加图片，然后提问。"),
@@ -110,6 +115,22 @@ HISTORY: Mapping[str, Words] = {
     "history_newer": Words(
         "Conversations were kept by a newer version of this service.",
         "对话由更新版本的服务保存，本版本无法打开。",
+    ),
+}
+
+# Of files that are opened as conversations.
+FILES: Mapping[str, Words] = {
+    "file_format": Words(
+        "This is no conversation that was saved here as JSON. Nothing was opened.",
+        "这不是在本页面保存的 JSON 对话文件，没有打开任何内容。",
+    ),
+    "file_newer": Words(
+        "This conversation was saved by a newer version of this page. Nothing was opened.",
+        "这段对话由更新版本的页面保存，本版本无法打开。",
+    ),
+    "file_picture": Words(
+        "A picture in this file cannot be read. Nothing was opened.",
+        "文件中有图片无法读取，没有打开任何内容。",
     ),
 }
 
