@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from deployments import Engine, Webui, answers, running_webui
 from pages import SECONDS, open_page, send
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from support import png, wait_for
 
@@ -163,6 +164,50 @@ def choose(page: Page, task: str) -> None:
     """From the list of tasks."""
     page.locator("#task input").click()
     page.get_by_role("option", name=task, exact=True).click()
+
+
+def add_pdf(page: Page, path: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.locator("#pdf").click()
+    chooser.value.set_files(path)
+
+
+def test_pages_of_a_pdf_are_pictures(page: Page, webui: Webui, tmp_path: Path) -> None:
+    """Those that are wanted, each with its label; the talk is still the same after a reload."""
+    pages = [Image.new("RGB", (595, 842), colour) for colour in ("red", "lime", "blue")]
+    report = tmp_path / "my report.pdf"
+    pages[0].save(report, save_all=True, append_images=pages[1:])
+    open_page(page, webui.url)
+    field = page.locator("#pdf-pages").locator("input, textarea")
+    field.fill("3, 1")
+    add_pdf(page, report)
+    thumbnails = page.get_by_role("button", name=re.compile(r"Thumbnail \d"))
+    expect(thumbnails).to_have_count(2, timeout=20 * SECONDS)
+    expect(page.locator("#cost")).to_contain_text("2 × picture", timeout=10 * SECONDS)
+    expect(field).to_have_value("")
+    ask(page, "sum it up", "2 images, last: sum it up.")
+    parts = asked(webui)["messages"][-1]["content"]
+    assert [part.get("text") for part in parts] == [
+        "my-report, page 3 of 3:",
+        None,
+        "my-report, page 1 of 3:",
+        None,
+        "sum it up",
+    ]
+    page.reload()
+    expect(page.locator("#talk")).to_contain_text("sum it up.", timeout=20 * SECONDS)
+    ask(page, "and", "2 images, last: and.")
+    assert asked(webui)["messages"][0]["content"][0]["text"] == "my-report, page 3 of 3:"
+
+
+def test_what_is_no_pdf_is_said(page: Page, webui: Webui, tmp_path: Path) -> None:
+    """What is there stays."""
+    (tmp_path / "a.pdf").write_text("hello")
+    open_page(page, webui.url)
+    page.fill("#question textarea", "my draft")
+    add_pdf(page, tmp_path / "a.pdf")
+    expect(page.get_by_text("This is no PDF")).to_be_visible(timeout=20 * SECONDS)
+    expect(page.locator("#question textarea")).to_have_value("my draft")
 
 
 def test_a_json_task_ends_in_a_table(page: Page, webui: Webui) -> None:

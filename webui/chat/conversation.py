@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from webui.chat.pdf import page_label
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -96,7 +98,8 @@ class Conversation:
 def api_messages(
     conversation: Conversation, url_of: Callable[[Path], str], system: str = ""
 ) -> list[dict[str, Any]]:
-    """Chat-completion messages; pictures stand before the words they belong to.
+    """Chat-completion messages; pictures stand before the words they belong to, and after the
+    label of the page that they show.
 
     A question whose answer never came stays, without one: the engine accepts two user messages in
     a row. Reasoning is not sent back.
@@ -106,9 +109,11 @@ def api_messages(
     """
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for turn in conversation.turns:
-        parts: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": url_of(path)}} for path in turn.pictures
-        ]
+        parts: list[dict[str, Any]] = []
+        for path in turn.pictures:
+            if label := page_label(path):
+                parts.append({"type": "text", "text": f"{label}:"})
+            parts.append({"type": "image_url", "image_url": {"url": url_of(path)}})
         if turn.question:
             parts.append({"type": "text", "text": turn.question})
         messages.append({"role": "user", "content": parts})

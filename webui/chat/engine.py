@@ -62,14 +62,13 @@ async def stream_answer(
     """
     own = {name: fields[name] for name in fields.keys() & {"thinking"}}
     fields = {name: value for name, value in fields.items() if name not in own}
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         stream = await client.chat.completions.create(
             **fields,
             stream=True,
             stream_options={"include_usage": True},
             extra_body=own,
-            extra_headers=headers,
+            extra_headers=_headers(key),
         )
         async with stream:
             async for chunk in stream:
@@ -86,6 +85,21 @@ async def stream_answer(
         raise EngineError("The model does not answer just now.") from None
     except (openai.APIError, httpx2.HTTPError) as error:
         raise EngineError(*_said(error)) from None
+
+
+async def context_tokens(client: openai.AsyncOpenAI, key: str) -> int | None:
+    """For prompt and answer together; None where the engine does not say just now."""
+    try:
+        models = await client.models.list(extra_headers=_headers(key))
+    except openai.APIError:
+        return None
+    # vLLM's own field; the client keeps what it does not know.
+    lengths = [getattr(model, "max_model_len", None) for model in models.data]
+    return min((length for length in lengths if isinstance(length, int)), default=None)
+
+
+def _headers(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def _said(error: Exception) -> tuple[str, str]:

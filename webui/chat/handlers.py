@@ -23,6 +23,7 @@ from webui.chat.show_code import Example, public_address
 from webui.chat.tables import table_of
 from webui.chat.view import chatbot_messages, turn_at
 from webui.chat.words import language_of, text
+from webui.client.tasks import Language
 from webui.gateway.keys import password_of
 from webui.pictures import PictureError, cost_of, read_header
 
@@ -239,19 +240,8 @@ class Handlers:
         return example.curl(), example.python(), example.javascript()
 
     def cost(self, request: gr.Request, gallery: Gallery) -> tuple[Any, str]:
-        """What the pictures take of the prompt, as far as they are pictures. Outputs: the buttons
-        for their order, which one picture does not need, and the words."""
-        tokens = 0
-        for path, _ in gallery or []:
-            try:
-                header = read_header(Path(path), Path(path).name)
-            except PictureError:
-                continue  # said when it is sent
-            tokens += cost_of(header.width, header.height).tokens
-        count = len(gallery or [])
-        language = visitor_of(request).language
-        words = text("cost", language, count=count, tokens=f"{tokens:,}") if count else ""
-        return gr.Row(visible=count > 1), words
+        """Outputs: gallery's order and cost."""
+        return order_and_cost(gallery, visitor_of(request).language)
 
     def chosen(self, event: gr.SelectData) -> int:
         """The place of the picture that was clicked."""
@@ -268,6 +258,26 @@ class Handlers:
     async def banner(self, request: gr.Request) -> str:
         """The engine's state."""
         return await self._session.banner(visitor_of(request).language)
+
+
+def order_and_cost(gallery: Gallery, language: Language) -> tuple[Any, str]:
+    """Outputs: the buttons for the pictures' order, which one picture does not need, and what they
+    take of the prompt, in words."""
+    count, tokens = len(gallery or []), f"{picture_tokens(gallery):,}"
+    words = text("cost", language, count=count, tokens=tokens) if count else ""
+    return gr.Row(visible=count > 1), words
+
+
+def picture_tokens(gallery: Gallery) -> int:
+    """What the pictures take of the prompt, as far as they are pictures."""
+    tokens = 0
+    for path, _ in gallery or []:
+        try:
+            header = read_header(Path(path), Path(path).name)
+        except PictureError:
+            continue  # said when it is sent
+        tokens += cost_of(header.width, header.height).tokens
+    return tokens
 
 
 def _clean(words: Any) -> str:

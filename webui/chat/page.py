@@ -18,6 +18,7 @@ from webui.chat.file_handlers import FileHandlers
 from webui.chat.handlers import IDLE, NO_KEY, Handlers
 from webui.chat.history_handlers import HistoryHandlers
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
+from webui.chat.pdf_handlers import PdfHandlers
 from webui.chat.session import ChatSession
 from webui.chat.words import translations
 from webui.gateway.thinking import MODES
@@ -26,6 +27,7 @@ from webui.settings import Settings
 BANNER_SECONDS = 2
 CONCURRENT_ANSWERS = 32
 WAITING_ANSWERS = 128
+PDFS_AT_ONCE = 2
 QUEUE_SLEEP_S = 0.03
 UPLOADS_LIVE_S = 24 * 3600
 
@@ -96,6 +98,8 @@ class Pictures:
     earlier: gr.Button
     later: gr.Button
     cost: gr.Markdown
+    pdf: gr.UploadButton
+    pdf_pages: gr.Textbox
 
     @property
     def outputs(self) -> list[Any]:
@@ -179,7 +183,12 @@ def _pictures(say: gr.I18n) -> Pictures:
         earlier = gr.Button(say("earlier"), size="sm", elem_id="earlier")
         later = gr.Button(say("later"), size="sm", elem_id="later")
     cost = gr.Markdown(elem_id="cost")
-    return Pictures(gallery, order, earlier, later, cost)
+    with gr.Row(elem_id="pdf-row"):
+        pdf = gr.UploadButton(say("pdf"), size="sm", file_types=[".pdf"], elem_id="pdf")
+        pages = gr.Textbox(
+            placeholder=say("pdf_pages"), show_label=False, max_length=200, elem_id="pdf-pages"
+        )
+    return Pictures(gallery, order, earlier, later, cost, pdf, pages)
 
 
 def _controls(say: gr.I18n, tasks: Iterable[str]) -> Controls:
@@ -321,7 +330,7 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
         opened = _connect_files(FileHandlers(session.model, folder, history), talk, files, answers)
         if shelf is not None and history is not None:
             _connect_shelf(history, page, talk, shelf, [*settled, opened], answers)
-        _connect_pictures(handlers, pictures)
+        _connect_pictures(handlers, PdfHandlers(session, folder), pictures)
         _connect_controls(handlers, controls, question)
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
@@ -332,13 +341,19 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
     return page
 
 
-def _connect_pictures(handlers: Handlers, pictures: Pictures) -> None:
+def _connect_pictures(handlers: Handlers, pdfs: PdfHandlers, pictures: Pictures) -> None:
     chosen = gr.State(-1)
     pictures.gallery.change(handlers.cost, pictures.gallery, pictures.outputs[1:], **QUIET)
     pictures.gallery.select(handlers.chosen, None, chosen, **QUIET)
     both = [pictures.gallery, chosen]
     pictures.earlier.click(handlers.earlier, both, both, **QUIET)
     pictures.later.click(handlers.later, both, both, **QUIET)
+    pictures.pdf.upload(
+        pdfs.add,
+        [pictures.pdf, pictures.pdf_pages, pictures.gallery],
+        [pictures.pdf_pages, *pictures.outputs],
+        concurrency_limit=PDFS_AT_ONCE,
+    )
 
 
 def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> None:

@@ -14,7 +14,7 @@ import openai
 
 from webui.chat import view
 from webui.chat.conversation import Conversation, Figures, Turn, api_messages
-from webui.chat.engine import Delta, EngineError, stream_answer
+from webui.chat.engine import Delta, EngineError, context_tokens, stream_answer
 from webui.chat.history import History
 from webui.chat.options import Options
 from webui.chat.words import ERRORS, picture_problem, text
@@ -131,6 +131,10 @@ class ChatSession:
         if error.code in ERRORS:
             return ERRORS[error.code].of(language)
         return text("refused", language, why=str(error))
+
+    async def context_tokens(self, visitor: Visitor) -> int | None:
+        """Of the model, for prompt and answer; None where the engine does not say just now."""
+        return await context_tokens(self._client, visitor.key)
 
     async def banner(self, language: Language = "en") -> str:
         """A line on the engine's state, as HTML."""

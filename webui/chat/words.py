@@ -38,6 +38,12 @@ TEXTS: Mapping[str, Words] = {
     "open_file": Words("Open a saved one", "打开已保存的对话"),
     "nothing_to_save": Words("There is nothing to save yet.", "还没有可保存的内容。"),
     "you": Words("You", "我"),
+    "pdf": Words("Add a PDF", "添加 PDF"),
+    "pdf_pages": Words("Pages, like 1-3, 8", "页码，例如 1-3, 8"),
+    "pdf_left_out": Words(
+        "{added} pages added. {left} more do not fit: ask about them in another question.",
+        "已添加 {added} 页；还有 {left} 页放不下，请在另一个问题中提问。",
+    ),
     "earlier": Words("◀ Earlier", "◀ 前移"),
     "later": Words("Later ▶", "后移 ▶"),
     "placeholder": Words("Add pictures and ask about them.", "添加图片，然后提问。"),
@@ -131,6 +137,23 @@ FILES: Mapping[str, Words] = {
     "file_picture": Words(
         "A picture in this file cannot be read. Nothing was opened.",
         "文件中有图片无法读取，没有打开任何内容。",
+    ),
+}
+
+# Of PDFs whose pages cannot be shown.
+PDFS: Mapping[str, Words] = {
+    "pdf_broken": Words("This is no PDF, or it is damaged.", "这不是 PDF 文件，或文件已损坏。"),
+    "pdf_locked": Words(
+        "This PDF needs a password. Save it without one first.",
+        "该 PDF 有密码保护，请先另存为无密码的文件。",
+    ),
+    "pdf_pages": Words(
+        "There are no such pages. Write them like 1-3, 8, or nothing for all.",
+        "没有这些页。请按 1-3, 8 的格式填写；留空表示全部。",
+    ),
+    "pdf_slow": Words(
+        "This PDF takes too long to read. Choose fewer pages.",
+        "读取该 PDF 用时过长，请减少页数。",
     ),
 }
 

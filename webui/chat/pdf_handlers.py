@@ -1,0 +1,51 @@
+"""Between gradio's values and PDFs."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from webui.chat.handlers import Gallery, order_and_cost, picture_tokens, visitor_of
+from webui.chat.pdf import MAX_PAGES, Job, PdfError, pages_of
+from webui.chat.session import ChatSession
+from webui.chat.words import PDFS, text
+
+# Of the model's context; the rest is for the talk and the answer.
+SHARE_OF_CONTEXT = 0.5
+USUAL_CONTEXT = 32_768
+
+
+class PdfHandlers:
+    """What is returned goes to components, in the order that page.py names.
+
+    Args:
+        folder: for the pages. What lies there is deleted in time: see guarded_page.
+    """
+
+    def __init__(self, session: ChatSession, folder: Path) -> None:
+        self._session = session
+        self._folder = folder
+
+    async def add(
+        self, request: gr.Request, path: str, wanted: str, gallery: Gallery
+    ) -> tuple[Any, ...]:
+        """Put pages behind the pictures that are there. Outputs: field for the pages, gallery with
+        its order and cost."""
+        visitor, before = visitor_of(request), [*(gallery or [])]
+        context = await self._session.context_tokens(visitor) or USUAL_CONTEXT
+        tokens = int(context * SHARE_OF_CONTEXT) - picture_tokens(before)
+        folder = self._folder / f"pages-{secrets.token_hex(16)}"
+        try:
+            job = Job(wanted, tokens, MAX_PAGES - len(before))
+            pages = await pages_of(Path(path), folder, job)
+        except PdfError as error:
+            gr.Warning(PDFS[error.code].of(visitor.language))
+            return (gr.skip(),) * 4
+        if pages.left_out:
+            added = len(pages.files)
+            gr.Warning(text("pdf_left_out", visitor.language, added=added, left=pages.left_out))
+        pictures: Gallery = [*before, *((file, None) for file in pages.files)]
+        return "", pictures, *order_and_cost(pictures, visitor.language)
