@@ -168,7 +168,7 @@ def choose(page: Page, task: str) -> None:
 
 def add_pdf(page: Page, path: Path) -> None:
     with page.expect_file_chooser() as chooser:
-        page.locator("#pdf").click()
+        page.locator("#add").click()
     chooser.value.set_files(path)
 
 
@@ -178,7 +178,7 @@ def test_pages_of_a_pdf_are_pictures(page: Page, webui: Webui, tmp_path: Path) -
     report = tmp_path / "my report.pdf"
     pages[0].save(report, save_all=True, append_images=pages[1:])
     open_page(page, webui.url)
-    field = page.locator("#pdf-pages").locator("input, textarea")
+    field = page.locator("#pages").locator("input, textarea")
     field.fill("3, 1")
     add_pdf(page, report)
     thumbnails = page.get_by_role("button", name=re.compile(r"Thumbnail \d"))

@@ -27,7 +27,8 @@ from webui.client.tasks import Language
 from webui.gateway.keys import password_of
 from webui.pictures import PictureError, cost_of, read_header
 
-Gallery = list[tuple[str, str | None]] | None
+Picture = tuple[str, str | None]
+Gallery = list[Picture] | None
 Draft = dict[str, Any]
 Keep = Callable[[gr.Request, Conversation], Awaitable[None]]
 

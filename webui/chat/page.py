@@ -1,5 +1,5 @@
-"""The page's layout: pictures and settings on the left, the talk on the right. What happens is in
-handlers.py."""
+"""The page's layout: the talk, and beside it (on a phone: below) what it can be about and how it is
+asked. What happens is in handlers.py, what it looks like in look.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from webui.chat.desk import Desk
 from webui.chat.file_handlers import FileHandlers
 from webui.chat.handlers import IDLE, NO_KEY, Handlers
 from webui.chat.history_handlers import HistoryHandlers
+from webui.chat.look import CSS, SAVE, SCRIPT, build_theme
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
 from webui.chat.pdf_handlers import PdfHandlers
 from webui.chat.session import ChatSession
@@ -34,10 +35,6 @@ UPLOADS_LIVE_S = 24 * 3600
 # Of what takes no time.
 QUIET: Mapping[str, Any] = {"show_progress": "hidden", "queue": False}
 
-# No font of the theme is fetched from elsewhere: the page must work without the internet.
-FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
-MONO_FONTS = ["ui-monospace", "Menlo", "Consolas", "monospace"]
-
 # As people write them; the first is TeX's own.
 LATEX = [
     {"left": "$$", "right": "$$", "display": True},
@@ -45,39 +42,6 @@ LATEX = [
     {"left": "\\(", "right": "\\)", "display": False},
     {"left": "$", "right": "$", "display": False},
 ]
-
-# Have the browser save a file that is ready.
-SAVE = """(file) => {
-  if (!file) return;
-  const link = document.createElement("a");
-  link.href = file.url;
-  link.download = file.orig_name;
-  link.click();
-}"""
-
-# Share would post a picture to another site; "New conversation" clears.
-CSS = """
-#banner .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%;
-               margin-right: .5em; background: #d97706; }
-#banner .dot.good { background: #059669; }
-#banner .dot.bad { background: #dc2626; }
-#talk .message img { max-height: 260px; width: auto; }
-#talk .message:has(.thought-group) { background: none; border: none; box-shadow: none;
-                                     padding: 0; }
-#talk .thought-group { border: none; padding: 0; margin: 0; background: none; opacity: .8; }
-#talk .message-row:has(.thought-group) + .message-buttons [aria-label="Copy message"],
-#talk .message-row:has(.thought-group) + .message-buttons:not(:has([aria-label="Retry"])),
-#talk .message-row:has(.component) + .message-buttons { display: none; }
-#conversations .wrap { flex-direction: column; max-height: 30vh; overflow-y: auto;
-                       flex-wrap: nowrap; }
-#conversations label { width: 100%; overflow-wrap: anywhere; }
-#talk button[aria-label="Share"], #talk button[title="Share"],
-#talk button[aria-label="Clear"], #talk button[title="Clear"] { display: none; }
-"""
-
-
-def build_theme() -> gr.themes.Base:
-    return gr.themes.Soft(primary_hue="teal", font=FONTS, font_mono=MONO_FONTS)
 
 
 @dataclass(frozen=True)
@@ -98,8 +62,8 @@ class Pictures:
     earlier: gr.Button
     later: gr.Button
     cost: gr.Markdown
-    pdf: gr.UploadButton
-    pdf_pages: gr.Textbox
+    add: gr.UploadButton
+    pages: gr.Textbox
 
     @property
     def outputs(self) -> list[Any]:
@@ -183,12 +147,22 @@ def _pictures(say: gr.I18n) -> Pictures:
         earlier = gr.Button(say("earlier"), size="sm", elem_id="earlier")
         later = gr.Button(say("later"), size="sm", elem_id="later")
     cost = gr.Markdown(elem_id="cost")
-    with gr.Row(elem_id="pdf-row"):
-        pdf = gr.UploadButton(say("pdf"), size="sm", file_types=[".pdf"], elem_id="pdf")
-        pages = gr.Textbox(
-            placeholder=say("pdf_pages"), show_label=False, max_length=200, elem_id="pdf-pages"
+    with gr.Row(elem_id="more"):
+        add = gr.UploadButton(
+            say("add"),
+            size="sm",
+            file_count="multiple",
+            file_types=["image", ".pdf"],
+            elem_id="add",
         )
-    return Pictures(gallery, order, earlier, later, cost, pdf, pages)
+        pages = gr.Textbox(
+            label=say("pages"),
+            placeholder=say("pages"),
+            show_label=False,
+            max_length=200,
+            elem_id="pages",
+        )
+    return Pictures(gallery, order, earlier, later, cost, add, pages)
 
 
 def _controls(say: gr.I18n, tasks: Iterable[str]) -> Controls:
@@ -226,11 +200,21 @@ def _controls(say: gr.I18n, tasks: Iterable[str]) -> Controls:
 def _shelf(say: gr.I18n) -> Shelf:
     with gr.Accordion(say("history"), elem_id="history"):
         search = gr.Textbox(
-            placeholder=say("search"), show_label=False, max_length=200, elem_id="search"
+            label=say("search"),
+            placeholder=say("search"),
+            show_label=False,
+            max_length=200,
+            elem_id="search",
         )
-        listing = gr.Radio([], show_label=False, container=False, elem_id="conversations")
+        listing = gr.Radio(
+            [], label=say("history"), show_label=False, container=False, elem_id="conversations"
+        )
         rename = gr.Textbox(
-            placeholder=say("rename"), show_label=False, max_length=200, elem_id="rename"
+            label=say("rename"),
+            placeholder=say("rename"),
+            show_label=False,
+            max_length=200,
+            elem_id="rename",
         )
         delete = gr.Button(say("delete"), size="sm", elem_id="delete")
     return Shelf(listing, search, rename, delete)
@@ -292,6 +276,7 @@ def _code(say: gr.I18n) -> Code:
 
 def _question(say: gr.I18n) -> gr.MultimodalTextbox:
     return gr.MultimodalTextbox(
+        label=say("ask"),
         show_label=False,
         placeholder=say("ask"),
         file_count="multiple",
@@ -308,23 +293,24 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
     folder = settings.uploads or Path(tempfile.gettempdir())
     handlers = Handlers(session, folder, history.put_away if history else None)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
-        gr.Markdown("# STEP3-VL")
-        banner = gr.HTML(say("asking"), elem_id="banner")
+        with gr.Row(elem_id="head"):
+            gr.Markdown("# STEP3-VL")
+            banner = gr.HTML(say("asking"), elem_id="banner")
         if settings.notice:
             gr.Markdown(settings.notice, elem_id="notice")
         desk = gr.State(Desk())
         # It need not be secret: a cookie tells who may open what.
         key = gr.BrowserState(NO_KEY, storage_key="step3vl-conversation", secret="step3vl")  # noqa: S106
         with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                chatbot, result = _chatbot(say), _result(say)
+                question, code = _question(say), _code(say)
             with gr.Column(scale=1, min_width=280):
                 pictures = _pictures(say)
                 controls = _controls(say, session.tasks)
                 new = gr.Button(say("new"), variant="secondary", elem_id="new")
                 shelf = _shelf(say) if history is not None else None
                 files = _files(say)
-            with gr.Column(scale=2, min_width=320):
-                chatbot, result = _chatbot(say), _result(say)
-                question, code = _question(say), _code(say)
         talk = Talk(desk, key, chatbot, question, result, code, new)
         settled, answers = _connect_talk(handlers, talk, pictures, controls)
         opened = _connect_files(FileHandlers(session.model, folder, history), talk, files, answers)
@@ -341,17 +327,17 @@ def build_page(session: ChatSession, settings: Settings, say: gr.I18n) -> gr.Blo
     return page
 
 
-def _connect_pictures(handlers: Handlers, pdfs: PdfHandlers, pictures: Pictures) -> None:
+def _connect_pictures(handlers: Handlers, more: PdfHandlers, pictures: Pictures) -> None:
     chosen = gr.State(-1)
     pictures.gallery.change(handlers.cost, pictures.gallery, pictures.outputs[1:], **QUIET)
     pictures.gallery.select(handlers.chosen, None, chosen, **QUIET)
     both = [pictures.gallery, chosen]
     pictures.earlier.click(handlers.earlier, both, both, **QUIET)
     pictures.later.click(handlers.later, both, both, **QUIET)
-    pictures.pdf.upload(
-        pdfs.add,
-        [pictures.pdf, pictures.pdf_pages, pictures.gallery],
-        [pictures.pdf_pages, *pictures.outputs],
+    pictures.add.upload(
+        more.add,
+        [pictures.add, pictures.pages, pictures.gallery],
+        [pictures.pages, *pictures.outputs],
         concurrency_limit=PDFS_AT_ONCE,
     )
 
@@ -467,6 +453,7 @@ def build_app(session: ChatSession, settings: Settings) -> FastAPI:
         path="/",
         theme=build_theme(),
         css=CSS,
+        js=SCRIPT,
         i18n=say,
         footer_links=[],
         run_history=False,

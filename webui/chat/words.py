@@ -9,7 +9,7 @@ from webui.client.tasks import Language, Task, Words
 from webui.pictures import PictureError
 
 TEXTS: Mapping[str, Words] = {
-    "pictures": Words("Pictures for the next question", "下一个问题的图片"),
+    "pictures": Words("Pictures", "图片"),
     "cost": Words("{count} × picture, {tokens} tokens", "{count} 张图片，共 {tokens} 个 token"),
     "task": Words("Task", "任务"),
     "task_info": Words("Puts a ready-made question below", "在下方填入现成的问题"),
@@ -38,8 +38,8 @@ TEXTS: Mapping[str, Words] = {
     "open_file": Words("Open a saved one", "打开已保存的对话"),
     "nothing_to_save": Words("There is nothing to save yet.", "还没有可保存的内容。"),
     "you": Words("You", "我"),
-    "pdf": Words("Add a PDF", "添加 PDF"),
-    "pdf_pages": Words("Pages, like 1-3, 8", "页码，例如 1-3, 8"),
+    "add": Words("Add pictures or a PDF", "添加图片或 PDF"),
+    "pages": Words("Its pages, like 1-3, 8", "页码，例如 1-3, 8"),
     "pdf_left_out": Words(
         "{added} pages added. {left} more do not fit: ask about them in another question.",
         "已添加 {added} 页；还有 {left} 页放不下，请在另一个问题中提问。",

@@ -25,7 +25,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from webui.settings import Settings
 
     session: ChatSession = object.__new__(ChatSession)  # nothing of it is called
-    session.tasks, session.history = {}, None
+    session.tasks, session.history, session.model = {}, None, "one"
     page = build_page(session, Settings(), gr.I18n(**translations({})))
     token = LocalContext.blocks.set(page)
     yield page

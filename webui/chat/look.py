@@ -1,0 +1,98 @@
+"""What the page looks like: colours, letters, and a few things that gradio leaves to be mended.
+
+Every pair of colours has a contrast of 4.5 or more (WCAG AA), in the light and in the dark.
+"""
+
+from __future__ import annotations
+
+import gradio as gr
+
+# No font is fetched from elsewhere: the page must work without the internet.
+FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+MONO_FONTS = ["ui-monospace", "Menlo", "Consolas", "monospace"]
+
+# Share would post a picture to another site; "New conversation" clears; the gallery's upload button
+# has another button in it, and there is one below.
+CSS = """
+.dark { --color-accent: var(--primary-300); }
+#head { align-items: center; gap: 1.5em; }
+#head > * { flex: 0 0 auto; width: max-content; min-width: 0; overflow: visible !important; }
+#banner { flex-shrink: 1; }
+#banner .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%;
+               margin-right: .5em; background: #d97706; }
+#banner .dot.good { background: #059669; }
+#banner .dot.bad { background: #dc2626; }
+#head h1 { margin: 0; }
+#more { align-items: center; }
+#more > .block { padding: 0; }
+#talk .message img { max-height: 260px; width: auto; }
+#talk .message:has(.thought-group) { background: none; border: none; box-shadow: none;
+                                     padding: 0; }
+#talk .thought-group { border: none; padding: 0; margin: 0; background: none; }
+#talk .message-row:has(.thought-group) + .message-buttons [aria-label="Copy message"],
+#talk .message-row:has(.thought-group) + .message-buttons:not(:has([aria-label="Retry"])),
+#talk .message-row:has(.component) + .message-buttons { display: none; }
+#conversations .wrap { flex-direction: column; max-height: 30vh; overflow-y: auto;
+                       flex-wrap: nowrap; }
+#conversations label { width: 100%; overflow-wrap: anywhere; }
+#talk button[aria-label="Share"], #talk button[title="Share"],
+#talk button[aria-label="Clear"], #talk button[title="Clear"],
+#pictures .icon-button-wrapper button:has(> div > button) { display: none; }
+#code .cm-line span, #code .cm-gutterElement { color: inherit; }
+#code .cm-gutters { color: var(--body-text-color-subdued); }
+@media (max-width: 640px) { #talk { height: 60vh !important; } }
+"""
+
+# For keyboards and screen readers: the arrow of a fold is a button without a name, inside of one;
+# code that is wider than its field cannot be scrolled; pictures of a talk have no names.
+SCRIPT = """() => {
+  const mend = () => {
+    document.querySelectorAll(".thought-group .arrow:not([inert])").forEach((e) => e.inert = true);
+    document.querySelectorAll(".image-container > button:not([aria-label])").forEach((e) => {
+      const source = e.querySelector("img")?.src;
+      if (source) e.ariaLabel = decodeURIComponent(source.split("/").pop());
+    });
+    document.querySelectorAll('.cm-scroller[tabindex="-1"]').forEach((e) => e.tabIndex = 0);
+  };
+  let waiting = false;
+  new MutationObserver(() => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; mend(); });
+  }).observe(document.body, { childList: true, subtree: true });
+  mend();
+}"""
+
+# Have the browser save a file that is ready.
+SAVE = """(file) => {
+  if (!file) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name;
+  link.click();
+}"""
+
+
+def build_theme() -> gr.themes.Base:
+    """Calm: one colour, for what can be done or is chosen."""
+    return gr.themes.Soft(primary_hue="teal", font=FONTS, font_mono=MONO_FONTS).set(
+        background_fill_primary="*neutral_50",  # as Soft has it; set() forgets
+        block_label_background_fill="*neutral_100",
+        block_label_background_fill_dark="*neutral_800",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_padding="0",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        checkbox_label_background_fill_selected="*primary_700",
+        checkbox_label_background_fill_selected_dark="*primary_700",
+        checkbox_label_text_color_selected_dark="white",
+        color_accent="*primary_700",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_300",
+        slider_color="*primary_700",
+    )
