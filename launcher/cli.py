@@ -110,17 +110,19 @@ def _uninstall(arguments: argparse.Namespace) -> int:
 def _keys(arguments: argparse.Namespace) -> int:
     file = KeyFile(Paths.from_environ().keys)
     if arguments.action == "add":
-        say(file.add(arguments.name, {limit: getattr(arguments, limit) for limit in LIMITS}))
+        limits = {limit: getattr(arguments, limit) for limit in LIMITS}
+        say(file.add(arguments.name, limits, admin=arguments.admin))
         say("Keep it: it is not shown again. Within a second it is valid, and a key is needed.")
     elif arguments.action == "revoke":
         if not file.revoke(arguments.name):
             say(f"No key is left, so nobody gets in. To do without keys, delete {file.path}")
     else:
         for entry in file.entries():
-            limits = [
+            marks = [
                 f"{entry[limit]} {limit.replace('_', ' ')}" for limit in LIMITS if limit in entry
             ]
-            say(f"{entry['name']:20} {entry.get('added', '')}  {', '.join(limits)}".rstrip())
+            marks += ["admin"] if entry.get("admin") else []
+            say(f"{entry['name']:20} {entry.get('added', '')}  {', '.join(marks)}".rstrip())
     return 0
 
 
@@ -202,6 +204,7 @@ def _add_keys(keys: argparse.ArgumentParser) -> None:
     for limit in LIMITS:
         text = f"the most {limit.split('_')[0]} a minute"
         add.add_argument(f"--{limit.replace('_', '-')}", type=_positive, metavar="N", help=text)
+    add.add_argument("--admin", action="store_true", help="may see logs and restart, on the page")
     actions.add_parser("list", help="names, dates and limits")
     revoke = actions.add_parser("revoke", help="make a key invalid, within a second")
     for action in (add, revoke):

@@ -37,11 +37,12 @@ class KeyFile:
             raise LauncherError(f"{self.path} cannot be read: {error}") from None
         return entries
 
-    def add(self, name: str, limits: dict[str, int | None]) -> str:
+    def add(self, name: str, limits: dict[str, int | None], *, admin: bool = False) -> str:
         """Make a key.
 
         Args:
             limits: by the names in :data:`LIMITS`; None for no limit.
+            admin: whether who has it may see the logs and restart things, on the page.
 
         Returns:
             The key, which cannot be had again.
@@ -61,6 +62,7 @@ class KeyFile:
             "sha256": hashlib.sha256(key.encode()).hexdigest(),
             "added": datetime.now(UTC).isoformat(timespec="seconds"),
             **{limit: value for limit, value in limits.items() if value is not None},
+            **({"admin": True} if admin else {}),
         }
         self._write([*entries, entry])
         return key

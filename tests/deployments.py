@@ -201,3 +201,39 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait(15)
     finally:
         process.kill()
+
+
+SUPERVISED = """
+[unix_http_server]
+file={folder}/s.sock
+[supervisord]
+pidfile={folder}/s.pid
+logfile={folder}/s.log
+nodaemon=true
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[program:vllm]
+command={python} -c "import os, time; print('begun', os.getpid(), flush=True); time.sleep(600)"
+autorestart=true
+startsecs=0
+redirect_stderr=true
+stdout_logfile={folder}/vllm.log
+"""
+
+
+@contextmanager
+def supervised_program(folder: Path) -> Iterator[str]:
+    """A supervisord with a program named like the engine, which says ``begun`` in ``vllm.log``;
+    where it listens, as it tells those that it starts."""
+    config = folder / "s.conf"
+    config.write_text(SUPERVISED.format(folder=folder, python=sys.executable))
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
+    with (folder / "supervisord.out").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        log = folder / "vllm.log"
+        wait_for(lambda: log.exists() and "begun" in log.read_text(), 30, "the program runs")
+        yield f"unix://{folder}/s.sock"
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -129,16 +129,18 @@ class Webui:
         except ApiError as error:
             return error.as_answer()
         text = self._metrics.text()
-        with contextlib.suppress(ApiError):  # without an engine, the gateway's own alone
-            text += await self._relay.fetch_text("/metrics")
+        text += await self._engine_metrics() or b""  # without an engine, the gateway's own alone
         return Response(text, media_type="text/plain; version=0.0.4")
 
     def _build_page(self) -> FastAPI:
         # gradio is imported here, in a thread, while the API already answers.
+        from webui.chat.control import Control
         from webui.chat.engine import connect
         from webui.chat.page import build_app
         from webui.chat.session import ChatSession
+        from webui.chat.status_handlers import StatusHandlers
         from webui.chat.tasks import all_tasks
+        from webui.chat.vitals import Monitor, gpu_used
 
         session = ChatSession(
             connect(self._gateway),
@@ -148,7 +150,15 @@ class Webui:
             all_tasks(self._settings.tasks),
             _history(self._settings),
         )
-        return build_app(session, self._settings)
+        monitor = Monitor(self._engine_metrics, self._metrics.answering, gpu_used)
+        service = StatusHandlers(monitor, Control(), self._keys.is_admin)
+        return build_app(session, service, self._settings)
+
+    async def _engine_metrics(self) -> bytes | None:
+        try:
+            return await self._relay.fetch_text("/metrics")
+        except ApiError:
+            return None
 
     async def drain(self) -> None:
         """Let go of the page's connections and take no more requests. Answers of the API may

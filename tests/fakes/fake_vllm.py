@@ -123,9 +123,10 @@ class FakeVllm:
         return web.Response()
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        """Those by which the engine's parent sees progress."""
+        """Those by which the engine's parent sees progress, and those that the page shows."""
         figures = {
             "num_requests_running": self.running,
+            "num_requests_waiting": 0,
             "kv_cache_usage_perc": self.kv_cache,
             "generation_tokens_total": self.words,
         }

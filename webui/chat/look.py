@@ -25,6 +25,15 @@ CSS = """
 #head h1 { margin: 0; }
 #more { align-items: center; }
 #more > .block { padding: 0; }
+#banner progress { width: 20em; max-width: 100%; accent-color: var(--color-accent); }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(14em, 1fr)); gap: 1em; }
+.charts figure { margin: 0; padding: .8em; border-radius: var(--block-radius);
+                 background: var(--block-background-fill); }
+.charts figcaption { display: flex; justify-content: space-between; }
+.charts svg { width: 100%; height: 3em; margin-top: .5em; }
+.charts polyline { fill: none; stroke: var(--color-accent); stroke-width: 2;
+                   vector-effect: non-scaling-stroke; }
+#log textarea { font-family: var(--font-mono); font-size: .8em; white-space: pre; }
 #talk .message img { max-height: 260px; width: auto; }
 #talk .message:has(.thought-group) { background: none; border: none; box-shadow: none;
                                      padding: 0; }

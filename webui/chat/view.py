@@ -17,6 +17,16 @@ Message = dict[str, Any]
 BAD_PHASES = {"failed", "down", "stopped", "stalled", "other model"}
 
 
+# How far a start is in each of its phases.
+STEPS = {
+    "waiting": (0.02, 0.02),
+    "starting": (0.05, 0.05),
+    "loading": (0.2, 0.7),
+    "warming up": (0.75, 0.75),
+    "opening the port": (0.95, 0.95),
+}
+
+
 def chatbot_messages(turns: Sequence[Turn], language: Language = "en") -> list[Message]:
     """Messages for the Chatbot; thinking is a fold of its own, and so is what the answer took."""
     return [message for _, message in _numbered(turns, language)]
@@ -70,14 +80,31 @@ def figures_line(figures: Figures, language: Language) -> str:
 
 
 def banner(status: EngineStatus, model: str, language: Language) -> str:
-    """A line on the engine's state, as HTML: a coloured dot and words."""
+    """A line on the engine's state, as HTML: a coloured dot and words; while it starts, how far it
+    is, and where it failed, what to do."""
     if status.ready:
         words = text("ready", language, model=f"<b>{html.escape(model)}</b>")
         return _dot("good") + words
     why = html.escape(state_words(status, language))
     seconds = f" ({status.seconds:.0f} s)" if status.seconds is not None else ""
     colour = "bad" if status.phase in BAD_PHASES else "waiting"
-    return _dot(colour) + text("not_ready", language, why=f"<b>{why}</b>") + seconds
+    line = _dot(colour) + text("not_ready", language, why=f"<b>{why}</b>") + seconds
+    if (share := progress(status)) is not None:
+        line += f'<br><progress value="{share:.2f}" aria-label="{why}"></progress>'
+    if status.cause is not None and status.cause.fix:
+        line += "<br>" + text("fix", language, fix=html.escape(status.cause.fix))
+    return line
+
+
+def progress(status: EngineStatus) -> float | None:
+    """How far a start is, 0 to 1, by its phase and the weights that are loaded; None where nothing
+    starts."""
+    if status.phase not in STEPS:
+        return None
+    done, total = status.shards or (0, 1)
+    share = done / total if status.phase == "loading" and total else 0.0
+    begin, end = STEPS[status.phase]
+    return begin + (end - begin) * share
 
 
 def state_words(status: EngineStatus, language: Language) -> str:

@@ -46,6 +46,10 @@ class Metrics:
         self._seconds.labels(path).observe(exchange.seconds)
         self._first.labels(path).observe(exchange.first_byte_s)
 
+    def answering(self) -> float:
+        """How many requests are being answered."""
+        return sum(sample.value for metric in self.running.collect() for sample in metric.samples)
+
     def text(self) -> bytes:
         """In Prometheus's format."""
         return generate_latest(self.registry)

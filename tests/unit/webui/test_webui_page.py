@@ -21,12 +21,14 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     from webui.chat.page import build_page
     from webui.chat.session import ChatSession
+    from webui.chat.status_handlers import StatusHandlers
     from webui.chat.words import translations
     from webui.settings import Settings
 
     session: ChatSession = object.__new__(ChatSession)  # nothing of it is called
     session.tasks, session.history, session.model = {}, None, "one"
-    page = build_page(session, Settings(), gr.I18n(**translations({})))
+    service: StatusHandlers = object.__new__(StatusHandlers)
+    page = build_page(session, service, Settings(), gr.I18n(**translations({})))
     token = LocalContext.blocks.set(page)
     yield page
     LocalContext.blocks.reset(token)
