@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -133,6 +134,19 @@ def _selftest(arguments: argparse.Namespace) -> int:
     return selftest(url, key=os.environ.get("STEP3VL_API_KEY"), as_json=arguments.json)
 
 
+def _batch(arguments: argparse.Namespace) -> int:
+    from launcher.selftest import default_url
+
+    paths = Paths.from_environ()
+    tasks = load_config(select_config(None, paths).path).webui.tasks
+    command = [sys.executable, "-P", "-m", "webui.batch", *arguments.rest]
+    own = {
+        "STEP3VL_URL": default_url(paths),
+        "WEBUI_TASKS": json.dumps([task.model_dump() for task in tasks]),
+    }
+    os.execve(command[0], command, {**os.environ, **own})  # noqa: S606
+
+
 def _test(arguments: argparse.Namespace) -> int:
     from launcher.testing import run_tests
 
@@ -194,6 +208,10 @@ def build_parser() -> argparse.ArgumentParser:
     selftest = add("selftest", _selftest, "ask a running box one question of each kind")
     selftest.add_argument("--url", help="of the box; without it: the WebUI that runs here")
     selftest.add_argument("--json", action="store_true", help="for programs")
+    # Its options are webui's own; so is its help.
+    commands.add_parser(
+        "batch", help="ask the same about many pictures, and go on where it stopped", add_help=False
+    ).set_defaults(handler=_batch)
     add("test", _test, "run this package's own tests; what follows is passed on to pytest")
     return parser
 
@@ -234,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     arguments, arguments_rest = parser.parse_known_args(argv)
-    if arguments_rest and arguments.handler is not _test:
+    if arguments_rest and arguments.handler not in {_test, _batch}:
         parser.error(f"unrecognized arguments: {' '.join(arguments_rest)}")
     arguments.rest = arguments_rest
     return run_guarded(lambda: int(arguments.handler(arguments)), Paths.from_environ().launcher_log)

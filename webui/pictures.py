@@ -298,17 +298,16 @@ def media_type(path: Path) -> str:
     return read_header(path, path.name).media_type
 
 
-def data_url(path: Path) -> str:
-    """The file as a ``data:`` URL that the engine can have.
+def data_url(data: bytes, name: str) -> str:
+    """A file's content as a ``data:`` URL that the engine can have.
 
     Raises:
         PictureError: see :func:`read_header`.
     """
-    header = read_header(path, path.name)
-    data = path.read_bytes()
+    header = read_header(io.BytesIO(data), name)
     if header.fits:
         return as_data_url(header.media_type, data)
-    return as_data_url(*normalised(data, header, path.name))
+    return as_data_url(*normalised(data, header, name))
 
 
 def as_data_url(kind: str, data: bytes) -> str:

@@ -25,14 +25,16 @@ SHARES = {"kv_used", "gpu_used"}
 
 
 def charts(points: Sequence[Vitals], language: Language) -> str:
-    """One for each figure that has ever been known; what was last known stands beside its name."""
+    """One for each figure, with what it is now beside its name. (Of first tokens: what it was when
+    the last one came.)"""
     cards = []
     for name, written in FORMATS.items():
         values = [getattr(point, name) for point in points]
         known = [value for value in values if value is not None]
         if not known and name == "gpu_used":
             continue
-        now = written(known[-1]) if known else "–"
+        latest = known if name == "first_token_s" else values
+        now = written(latest[-1]) if latest and latest[-1] is not None else "–"
         title = html.escape(text(name, language))
         top = 1.0 if name in SHARES else max([*known, 1.0])
         cards.append(

@@ -12,6 +12,7 @@ from typing import Any
 # A spreadsheet would take a cell that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 MAX_ROWS = 10_000
+BOM = "\ufeff"
 
 Row = Mapping[str, str]
 
@@ -31,9 +32,9 @@ class Table:
         """With a mark at the beginning by which Excel knows that it is UTF-8."""
         file = io.StringIO()
         writer = csv.writer(file)
-        writer.writerow(map(_harmless, self.columns))
-        writer.writerows([_harmless(cell) for cell in row] for row in self.cells)
-        return "\ufeff" + file.getvalue()
+        writer.writerow(map(harmless, self.columns))
+        writer.writerows([harmless(cell) for cell in row] for row in self.cells)
+        return BOM + file.getvalue()
 
 
 def table_of(answer: str) -> Table | None:
@@ -75,5 +76,6 @@ def _words(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _harmless(cell: str) -> str:
+def harmless(cell: str) -> str:
+    """For a spreadsheet: no formula."""
     return f"'{cell}" if cell.startswith(FORMULA) else cell

@@ -24,6 +24,11 @@ from webui.engine_status import EngineProbe, EngineStatus
 from webui.pictures import PictureError, data_url, media_type
 
 
+def named(path: Path) -> str:
+    """A picture as a request has it."""
+    return data_url(path.read_bytes(), path.name)
+
+
 @pytest.fixture
 def red(tmp_path: Path) -> Path:
     path = tmp_path / "red.png"
@@ -38,16 +43,16 @@ def test_pictures_stand_before_the_words_in_their_order(tmp_path: Path) -> None:
         path = tmp_path / f"{colour}.png"
         path.write_bytes(png(8, 8, colour))
         paths.append(path)
-    [message] = api_messages(Conversation((Turn("which?", tuple(paths)),)), data_url)
+    [message] = api_messages(Conversation((Turn("which?", tuple(paths)),)), named)
     urls = [part["image_url"]["url"] for part in message["content"][:2]]
-    assert urls == [data_url(path) for path in paths]
+    assert urls == [named(path) for path in paths]
     assert message["content"][2] == {"type": "text", "text": "which?"}
 
 
 def test_answers_go_back_without_their_thinking(red: Path) -> None:
     """Every turn is sent again, with its pictures; reasoning is not."""
     talk = Conversation((Turn("a", (red,), "hmm", "an answer", True), Turn("b")))
-    messages = api_messages(talk, data_url)
+    messages = api_messages(talk, named)
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert messages[1]["content"] == "an answer"
     assert "hmm" not in json.dumps(messages)
@@ -56,9 +61,9 @@ def test_answers_go_back_without_their_thinking(red: Path) -> None:
 def test_a_system_prompt_stands_before_the_talk() -> None:
     """Once, however many turns there are; none where it is empty."""
     talk = Conversation((Turn("a", answer="b"), Turn("c")))
-    first, *others = api_messages(talk, data_url, "Be brief.")
+    first, *others = api_messages(talk, named, "Be brief.")
     assert first == {"role": "system", "content": "Be brief."}
-    assert others == api_messages(talk, data_url)
+    assert others == api_messages(talk, named)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_kinds_are_told_by_content(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "picture.txt"
     Image.new("RGB", (40, 30), "green").save(path, kind)
     assert media_type(path) == f"image/{kind.lower()}"
-    assert base64.b64decode(data_url(path).split(",")[1]) == path.read_bytes()
+    assert base64.b64decode(named(path).split(",")[1]) == path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,9 @@ def test_an_engine_that_is_not_there_is_a_gap() -> None:
 
 def test_charts_show_what_is_known() -> None:
     """In the reader's language; without a card nothing is said of one."""
-    points = [Vitals(1.0, kv_used=0.5), Vitals(4.0, kv_used=None)]
+    points = [Vitals(1.0, running=3.0, first_token_s=0.5), Vitals(4.0, kv_used=0.5)]
     shown = charts(points, "zh")
+    assert 'aria-label="首个 token: 0.50 s"' in shown
     assert 'aria-label="本网关的请求: 4"' in shown
     assert 'aria-label="KV 缓存: 50%"' in shown
     assert 'aria-label="引擎处理中: –"' in shown
