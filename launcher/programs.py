@@ -189,6 +189,7 @@ def webui_process(
         "WEBUI_HISTORY": str(paths.history) if webui.history_days else "",
         "WEBUI_HISTORY_MB": str(webui.history_mb),
         "WEBUI_HISTORY_DAYS": str(webui.history_days),
+        "WEBUI_BATCHES": str(paths.run / "batches"),
         "WEBUI_TASKS": json.dumps([task.model_dump() for task in webui.tasks]),
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),

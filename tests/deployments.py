@@ -169,6 +169,7 @@ def running_webui(folder: Path, engine: Engine, **settings: str) -> Iterator[Web
         "WEBUI_IMAGE_HOSTS": "localhost",
         "WEBUI_ADDRESS_FILE": str(folder / "webui.json"),
         "WEBUI_HISTORY": str(folder / "history"),
+        "WEBUI_BATCHES": str(folder / "batches"),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         **settings,

@@ -134,25 +134,33 @@ class Webui:
 
     def _build_page(self) -> FastAPI:
         # gradio is imported here, in a thread, while the API already answers.
+        from webui.chat.batch_handlers import BatchHandlers
+        from webui.chat.batches import Batches
         from webui.chat.control import Control
         from webui.chat.engine import connect
-        from webui.chat.page import build_app
+        from webui.chat.page import Service, build_app
         from webui.chat.session import ChatSession
         from webui.chat.status_handlers import StatusHandlers
         from webui.chat.tasks import all_tasks
         from webui.chat.vitals import Monitor, gpu_used
 
+        settings, client = self._settings, connect(self._gateway)
+        tasks = all_tasks(settings.tasks)
         session = ChatSession(
-            connect(self._gateway),
-            self._settings.model,
+            client,
+            settings.model,
             self._probe,
             self._uploads.address_of,
-            all_tasks(self._settings.tasks),
-            _history(self._settings),
+            tasks,
+            _history(settings),
         )
         monitor = Monitor(self._engine_metrics, self._metrics.answering, gpu_used)
-        service = StatusHandlers(monitor, Control(), self._keys.is_admin)
-        return build_app(session, service, self._settings)
+        status = StatusHandlers(monitor, Control(), self._keys.is_admin)
+        batch = None
+        if settings.batches is not None and settings.uploads is not None:
+            batches = Batches(settings.batches, client, settings.history_days or 1)
+            batch = BatchHandlers(batches, settings.model, tasks, settings.uploads)
+        return build_app(session, Service(status, batch), settings)
 
     async def _engine_metrics(self) -> bytes | None:
         try:

@@ -43,6 +43,8 @@ class Settings:
     history: Path | None = None
     history_mb: int = 500
     history_days: int = 30
+    batches: Path | None = None
+    """For the batches that visitors start on the page."""
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -83,6 +85,7 @@ class Settings:
             history=path("WEBUI_HISTORY"),
             history_mb=int(environ.get("WEBUI_HISTORY_MB", cls.history_mb)),
             history_days=int(environ.get("WEBUI_HISTORY_DAYS", cls.history_days)),
+            batches=path("WEBUI_BATCHES"),
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

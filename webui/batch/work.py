@@ -68,10 +68,14 @@ class Progress:
     seconds: float
 
     @property
+    def rest(self) -> int:
+        """Those without an answer: failed, or not asked about yet."""
+        return self.total - self.done
+
+    @property
     def left_s(self) -> float | None:
-        """About how long the rest takes; None before the first answer."""
-        rest = self.total - self.done - self.failed
-        return self.seconds / self.now * rest if self.now else None
+        """About how long it takes from here; None before the first answer."""
+        return self.seconds / self.now * (self.rest - self.failed) if self.now else None
 
 
 def pictures_in(source: Path) -> tuple[list[Picture], int]:
@@ -136,7 +140,7 @@ def _is_picture(name: str) -> bool:
 
 
 class Journal:
-    """What has been answered, in a folder.
+    """What has been answered, in a folder; ``file`` has it as JSON lines.
 
     Args:
         question: all that makes an answer what it is. A folder is for one question.
@@ -146,7 +150,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, question: Mapping[str, Any]) -> None:
-        self._results = folder / "results.jsonl"
+        self.file = folder / "results.jsonl"
         self._table = folder / "results.csv"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,7 @@ class Journal:
     def _read(self) -> Iterator[Result]:
         known = {field.name for field in fields(Result)}
         with contextlib.suppress(FileNotFoundError):
-            for line in self._results.read_text(encoding="utf-8").splitlines():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
                 # The last one may be half a line: a machine can stop at any time.
                 with contextlib.suppress(ValueError, TypeError):
                     document = json.loads(line)
@@ -179,8 +183,8 @@ class Journal:
         """Of a picture; it takes the place of an earlier one."""
         self.results[result.file] = result
         line = json.dumps(asdict(result), ensure_ascii=False)
-        with self._results.open("a", encoding="utf-8") as file:
-            if file.tell() and not _ends_with_line(self._results):
+        with self.file.open("a", encoding="utf-8") as file:
+            if file.tell() and not _ends_with_line(self.file):
                 file.write("\n")
             file.write(line + "\n")
 

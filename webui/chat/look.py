@@ -25,7 +25,8 @@ CSS = """
 #head h1 { margin: 0; }
 #more { align-items: center; }
 #more > .block { padding: 0; }
-#banner progress { width: 20em; max-width: 100%; accent-color: var(--color-accent); }
+progress { accent-color: var(--color-accent); width: 100%; }
+#banner progress { width: 20em; max-width: 100%; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(14em, 1fr)); gap: 1em; }
 .charts figure { margin: 0; padding: .8em; border-radius: var(--block-radius);
                  background: var(--block-background-fill); }
@@ -97,6 +98,10 @@ def build_theme() -> gr.themes.Base:
         block_title_text_color_dark="*neutral_200",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
         checkbox_label_background_fill_selected="*primary_700",
         checkbox_label_background_fill_selected_dark="*primary_700",
         checkbox_label_text_color_selected_dark="white",

@@ -13,18 +13,21 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils
 
+from webui.chat.batch_handlers import BatchHandlers
 from webui.chat.desk import Desk
 from webui.chat.file_handlers import FileHandlers
 from webui.chat.handlers import NO_KEY, Handlers
 from webui.chat.history_handlers import HistoryHandlers
 from webui.chat.look import CSS, SAVE, SCRIPT, build_theme
 from webui.chat.parts import (
+    Batch,
     Controls,
     Files,
     Pictures,
     Shelf,
     Status,
     Talk,
+    batch_part,
     chatbot_part,
     code_part,
     controls_part,
@@ -52,8 +55,16 @@ UPLOADS_LIVE_S = 24 * 3600
 QUIET: Mapping[str, Any] = {"show_progress": "hidden", "queue": False}
 
 
+@dataclass(frozen=True)
+class Service:
+    """What the page has beside the talk. Without a folder for them there are no batches."""
+
+    status: StatusHandlers
+    batch: BatchHandlers | None
+
+
 def build_page(
-    session: ChatSession, service: StatusHandlers, settings: Settings, say: gr.I18n
+    session: ChatSession, service: Service, settings: Settings, say: gr.I18n
 ) -> gr.Blocks:
     """Components and which event goes to which handler."""
     history = HistoryHandlers(session.history) if session.history is not None else None
@@ -68,6 +79,11 @@ def build_page(
         with gr.Tabs():
             with gr.Tab(say("tab_chat"), elem_id="tab-chat") as chat_tab:
                 parts = _chat_tab(say, session)
+            batch_tab = gr.Tab(
+                say("tab_batch"), elem_id="tab-batch", visible=service.batch is not None
+            )
+            with batch_tab:
+                batch = batch_part(say, session.tasks)
             with gr.Tab(say("tab_status"), elem_id="tab-status") as status_tab:
                 status = status_part(say)
         settled, answers = _connect_talk(handlers, parts)
@@ -76,7 +92,9 @@ def build_page(
             _connect_shelf(history, page, parts.talk, parts.shelf, [*settled, opened], answers)
         _connect_pictures(handlers, PdfHandlers(session, folder), parts.pictures)
         _connect_controls(handlers, parts.controls, parts.talk.question)
-        _connect_status(service, status, status_tab, chat_tab)
+        _connect_status(service.status, status, status_tab, [chat_tab, batch_tab])
+        if service.batch is not None:
+            _connect_batch(service.batch, batch, batch_tab, [chat_tab, status_tab])
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
     page.queue(max_size=WAITING_ANSWERS, api_open=False)
@@ -221,16 +239,35 @@ def _connect_files(handlers: FileHandlers, parts: _Parts, answers: list[Any]) ->
 
 
 def _connect_status(
-    handlers: StatusHandlers, status: Status, tab: gr.Tab, other_tab: gr.Tab
+    handlers: StatusHandlers, status: Status, tab: gr.Tab, others: list[gr.Tab]
 ) -> None:
     opened = [status.timer, status.charts, status.admin, status.notice]
     tab.select(handlers.opened, None, opened, **QUIET)
-    other_tab.select(handlers.closed, None, status.timer, **QUIET)
+    for other in others:
+        other.select(handlers.closed, None, status.timer, **QUIET)
     status.timer.tick(handlers.charts, None, status.charts, **QUIET)
     # What they say goes through the queue.
     status.which_log.input(handlers.log, status.which_log, status.log, show_progress="hidden")
     status.restart_engine.click(handlers.restart_engine, show_progress="hidden")
     status.restart_page.click(handlers.restart_page, show_progress="hidden")
+
+
+def _connect_batch(
+    handlers: BatchHandlers, batch: Batch, tab: gr.Tab, others: list[gr.Tab]
+) -> None:
+    tab.select(handlers.opened, None, [batch.timer, *batch.shown], **QUIET)
+    for other in others:
+        other.select(handlers.closed, None, batch.timer, **QUIET)
+    batch.timer.tick(handlers.look, None, batch.shown, **QUIET)
+    words = batch.asked[2]
+    batch.task.input(handlers.take_task, batch.task, words, **QUIET)
+    # What they say goes through the queue.
+    batch.start.click(handlers.start, batch.asked, [batch.files, *batch.shown])
+    batch.stop.click(handlers.stop, None, batch.shown, show_progress="hidden")
+    batch.go_on.click(handlers.go_on, None, batch.shown, show_progress="hidden")
+    for button, handler in ((batch.csv, handlers.csv), (batch.jsonl, handlers.jsonl)):
+        ready = button.click(handler, None, batch.file, show_progress="hidden")
+        ready.then(None, batch.file, None, js=SAVE, **QUIET)
 
 
 def _take_only_uploads(page: Any) -> None:
@@ -244,7 +281,7 @@ async def _fetch_nothing(_url: str, **_: Any) -> str:
     raise gr.Error("Attach the picture itself, not its address.")
 
 
-def build_app(session: ChatSession, service: StatusHandlers, settings: Settings) -> FastAPI:
+def build_app(session: ChatSession, service: Service, settings: Settings) -> FastAPI:
     """The page as an ASGI application; its lifespan must be run by whoever serves it."""
     say = gr.I18n(**translations(session.tasks))
     app: FastAPI = gr.mount_gradio_app(

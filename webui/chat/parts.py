@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from webui.chat.batches import MAX_AT_ONCE
 from webui.chat.control import ENGINE
 from webui.chat.handlers import IDLE
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
+from webui.client.tasks import Task
 from webui.gateway.thinking import MODES
 
 STATUS_SECONDS = 2
+BATCH_SECONDS = 1
 PAGE_LOG = "webui"
 
 # As people write them; the first is TeX's own.
@@ -92,6 +95,29 @@ class Files:
     save_markdown: gr.Button
     open: gr.UploadButton
     file: gr.DownloadButton
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One question about many pictures."""
+
+    timer: gr.Timer
+    files: gr.File
+    task: gr.Dropdown
+    asked: list[Any]
+    start: gr.Button
+    stop: gr.Button
+    go_on: gr.Button
+    progress: gr.HTML
+    results: gr.Dataframe
+    csv: gr.Button
+    jsonl: gr.Button
+    file: gr.DownloadButton
+
+    @property
+    def shown(self) -> list[Any]:
+        """What changes together."""
+        return [self.progress, self.results, self.start, self.stop, self.go_on]
 
 
 @dataclass(frozen=True)
@@ -280,6 +306,52 @@ def question_part(say: gr.I18n) -> gr.MultimodalTextbox:
         elem_id="question",
         **IDLE,
     )
+
+
+def batch_part(say: gr.I18n, tasks: Mapping[str, Task]) -> Batch:
+    timer = gr.Timer(BATCH_SECONDS, active=False)
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            files = gr.File(
+                label=say("batch_files"),
+                file_count="multiple",
+                file_types=["image", ".zip"],
+                elem_id="batch-files",
+            )
+            task = gr.Dropdown(
+                [
+                    (say("task_none"), ""),
+                    *((say(f"task_{name}"), name) for name, task in tasks.items() if not task.then),
+                ],
+                value="",
+                label=say("task"),
+                elem_id="batch-task",
+            )
+            words = gr.Textbox(
+                label=say("batch_words"), lines=4, max_length=20_000, elem_id="batch-words"
+            )
+            modes = [(say(f"thinking_{mode}"), mode) for mode in MODES]
+            thinking = gr.Radio(modes, value="auto", label=say("thinking"), elem_id="batch-mode")
+            at_once = gr.Slider(
+                1, MAX_AT_ONCE, 4, step=1, label=say("batch_at_once"), elem_id="batch-at-once"
+            )
+            with gr.Row():
+                start = gr.Button(say("batch_start"), variant="primary", elem_id="batch-start")
+                stop = gr.Button(say("batch_stop"), interactive=False, elem_id="batch-stop")
+        with gr.Column(scale=2, min_width=320):
+            progress = gr.HTML(elem_id="batch-progress")
+            results = gr.Dataframe(
+                label=say("batch_results"), interactive=False, wrap=True, elem_id="batch-results"
+            )
+            with gr.Row():
+                go_on = gr.Button(
+                    say("batch_go_on"), size="sm", interactive=False, elem_id="batch-go-on"
+                )
+                csv = gr.Button(say("batch_csv"), size="sm", elem_id="batch-csv")
+                jsonl = gr.Button(say("batch_jsonl"), size="sm", elem_id="batch-jsonl")
+    file = gr.DownloadButton(visible="hidden")
+    asked = [files, task, words, thinking, at_once]
+    return Batch(timer, files, task, asked, start, stop, go_on, progress, results, csv, jsonl, file)
 
 
 def status_part(say: gr.I18n) -> Status:

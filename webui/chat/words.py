@@ -58,6 +58,30 @@ TEXTS: Mapping[str, Words] = {
     "speed": Words("{speed:.0f} tokens/s", "{speed:.0f} token/秒"),
     "tokens": Words("{prompt} + {completion} tokens", "{prompt} + {completion} 个 token"),
     "tab_chat": Words("Chat", "对话"),
+    "tab_batch": Words("Batch", "批量"),
+    "batch_files": Words("Pictures, or a zip file of them", "图片，或图片的 zip 压缩包"),
+    "batch_words": Words("The question about each picture", "对每张图片的提问"),
+    "batch_at_once": Words("At the same time", "同时处理数"),
+    "batch_start": Words("Begin", "开始"),
+    "batch_stop": Words("Stop", "停止"),
+    "batch_go_on": Words("Go on; failures again", "继续（重试失败项）"),
+    "batch_results": Words("Results", "结果"),
+    "batch_csv": Words("Save as CSV", "保存为 CSV"),
+    "batch_jsonl": Words("Save as JSONL", "保存为 JSONL"),
+    "batch_file": Words("File", "文件"),
+    "batch_answer": Words("Answer", "回答"),
+    "batch_error": Words("Error", "错误"),
+    "batch_progress": Words(
+        "{done} of {total} answered, {failed} failed", "已完成 {done}/{total}，失败 {failed}"
+    ),
+    "batch_left": Words(", about {minutes} min left", "，约剩 {minutes} 分钟"),
+    "batch_need": Words(
+        "Choose pictures, and say what to ask about each.", "请选择图片，并填写对每张图片的提问。"
+    ),
+    "batch_problem": Words("The batch cannot go on: {why}", "批量任务无法继续：{why}"),
+    "batch_no_cookie": Words(
+        "A batch needs a browser that keeps cookies.", "批量任务需要浏览器允许 Cookie。"
+    ),
     "tab_status": Words("Status", "状态"),
     "answering": Words("Requests here", "本网关的请求"),
     "running": Words("At work in the engine", "引擎处理中"),

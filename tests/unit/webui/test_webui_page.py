@@ -19,7 +19,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import gradio as gr
     from gradio.context import LocalContext
 
-    from webui.chat.page import build_page
+    from webui.chat.page import Service, build_page
     from webui.chat.session import ChatSession
     from webui.chat.status_handlers import StatusHandlers
     from webui.chat.words import translations
@@ -27,7 +27,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     session: ChatSession = object.__new__(ChatSession)  # nothing of it is called
     session.tasks, session.history, session.model = {}, None, "one"
-    service: StatusHandlers = object.__new__(StatusHandlers)
+    service = Service(object.__new__(StatusHandlers), None)
     page = build_page(session, service, Settings(), gr.I18n(**translations({})))
     token = LocalContext.blocks.set(page)
     yield page
