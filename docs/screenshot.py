@@ -1,4 +1,4 @@
-"""Take the READMEs' pictures, in English and Chinese, from a running demo.
+"""Take the READMEs' pictures of the page from a running demo.
 
     python docs/screenshot.py [URL]
 
@@ -21,13 +21,14 @@ SHOTS = (
     ("en-US", "What is in this picture?", "tokens/s", "screenshot.png"),
     ("zh-CN", "图里有什么？", "token/秒", "screenshot.zh.png"),
 )
+COLOURS = ("#d7263d", "#1f5fd0", "#e8b90c", "#7a3fb0", "#e8791a", "#1b1b1b", "#8a5a2b", "#e85fa8")
 
 
-def example_picture(path: Path) -> None:
+def example_picture(path: Path, colour: str = "#d7263d") -> None:
     """Simple shapes on a plain ground."""
     image = Image.new("RGB", (640, 480), "#f3efe6")
     draw = ImageDraw.Draw(image)
-    draw.ellipse((70, 160, 230, 320), fill="#d7263d")
+    draw.ellipse((70, 160, 230, 320), fill=colour)
     draw.rectangle((430, 170, 570, 310), fill="#28963c")
     image.save(path)
 
@@ -51,6 +52,31 @@ def take(
     context.close()
 
 
+def take_tabs(browser: Browser, url: str, picture: Path, folder: Path) -> None:
+    """The batch tab after a batch of four, the status tab after it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto(url)
+    expect(page.locator("#banner .dot.good")).to_be_visible(timeout=60_000)
+    page.get_by_role("tab", name="Status").click()
+    expect(page.locator("#charts figure").first).to_be_visible()
+    page.get_by_role("tab", name="Batch").click()
+    copies = [picture.with_name(f"photo-{number}.png") for number in range(1, 9)]
+    for number, copy in enumerate(copies):
+        example_picture(copy, COLOURS[number])
+    page.set_input_files("#batch-files input[type=file]", copies)
+    expect(page.locator("#batch-files")).to_contain_text("photo-8.png")
+    page.fill("#batch-words textarea", "What is in this picture?")
+    page.locator("#batch-start").click()
+    expect(page.locator("#batch-progress")).to_contain_text("8 of 8", timeout=60_000)
+    page.screenshot(path=folder / "batch.png")
+    page.get_by_role("tab", name="Status").click()
+    speed = page.locator('#charts svg[aria-label^="To the first token: "]:not([aria-label$="–"])')
+    expect(speed).to_be_visible(timeout=30_000)
+    page.screenshot(path=folder / "status.png", clip={"x": 0, "y": 0, "width": 1280, "height": 420})
+    context.close()
+
+
 def main() -> int:
     url = sys.argv[1] if len(sys.argv) > 1 else "http://localhost:7860"
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -61,6 +87,7 @@ def main() -> int:
         )
         for shot in SHOTS:
             take(browser, url, picture, shot, Path(__file__).parent)
+        take_tabs(browser, url, picture, Path(__file__).parent)
         browser.close()
     return 0
 

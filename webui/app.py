@@ -38,6 +38,9 @@ from webui.neighbour import watch_over
 from webui.settings import Settings
 
 if TYPE_CHECKING:
+    import openai
+
+    from webui.chat.batches import Batches
     from webui.chat.history import History
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class Webui:
             self._session, settings.upstream, settings.model, settings.engine_state
         )
         self._page = LazyPage(self._build_page)
+        self._page_client: openai.AsyncOpenAI | None = None
+        self._batches: Batches | None = None
         self._keys = Keys(settings.keys_file, required=settings.require_keys)
         self._metrics = Metrics()
         self._cache = _answer_cache(settings)
@@ -145,6 +150,7 @@ class Webui:
         from webui.chat.vitals import Monitor, gpu_used
 
         settings, client = self._settings, connect(self._gateway)
+        self._page_client = client
         tasks = all_tasks(settings.tasks)
         session = ChatSession(
             client,
@@ -158,8 +164,8 @@ class Webui:
         status = StatusHandlers(monitor, Control(), self._keys.is_admin)
         batch = None
         if settings.batches is not None and settings.uploads is not None:
-            batches = Batches(settings.batches, client, settings.history_days or 1)
-            batch = BatchHandlers(batches, settings.model, tasks, settings.uploads)
+            self._batches = Batches(settings.batches, client, settings.history_days or 1)
+            batch = BatchHandlers(self._batches, settings.model, tasks, settings.uploads)
         return build_app(session, Service(status, batch), settings)
 
     async def _engine_metrics(self) -> bytes | None:
@@ -174,6 +180,10 @@ class Webui:
         """
         self._probe.closing = True
         self._page.close()
+        if self._batches is not None:
+            self._batches.close()
+        if self._page_client is not None:  # what had come is kept; nobody sees the rest
+            await self._page_client.close()
         await self._gateway.drain(self._settings.stop_timeout_s)
 
     def hurry(self) -> None:

@@ -214,7 +214,7 @@ def test_another_browser_sees_nothing_of_it(page: Page, browser: Browser, webui:
 def test_a_restart_keeps_everything(
     browser: Browser, engine_process: Engine, tmp_path: Path
 ) -> None:
-    """A new process, as after an upgrade; with the uploads of the old one gone."""
+    """A new process, as after an upgrade; what it interrupts is kept as far as it had come."""
     engine_process.script()
     context = browser.new_context()
     try:
@@ -223,11 +223,15 @@ def test_a_restart_keeps_everything(
             wait_for(lambda: answers(f"{webui.url}/config"), 120, "the page is there")
             open_page(page, webui.url)
             ask(page, "before")
+            engine_process.script(words=500, delay_s=0.05)
+            send(page, "count")
+            expect(page.locator("#talk")).to_contain_text("count. 1 2 3 4", timeout=10 * SECONDS)
             port = webui.url.rpartition(":")[2]
         with running_webui(tmp_path, engine_process, WEBUI_PORT=port) as webui:
             wait_for(lambda: answers(f"{webui.url}/config"), 120, "the page is there")
             open_page(page, webui.url)
             expect(page.locator("#talk")).to_contain_text("last: before.", timeout=20 * SECONDS)
+            expect(page.locator("#talk")).to_contain_text("last: count. 1 2 3 4")
             titles(page, "● before")
     finally:
         context.close()

@@ -132,6 +132,12 @@ class Batches:
             job.task.cancel()
             await asyncio.gather(job.task, return_exceptions=True)
 
+    def close(self) -> None:
+        """Stop all of them: this process ends."""
+        for job in self._jobs.values():
+            if job.task is not None:
+                job.task.cancel()
+
     async def look(self, owner: str) -> Snapshot | None:
         """How far it is; None where there is none."""
         if owner not in self._jobs:

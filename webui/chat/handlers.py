@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Handlers:
         self._keep = keep
         self._session = session
         self._folder = folder
+        self._at_work: set[asyncio.Task[None]] = set()
 
     async def send(
         self,
@@ -144,13 +145,22 @@ class Handlers:
                             gr.Warning(update.problem)
                         yield update.unanswered, self._shown(request, desk)
                         if not is_kept and not update.unanswered:
-                            # A restart of this process must not lose the question.
+                            # A restart of this process must not lose the question; the answer
+                            # need not wait for that.
                             is_kept = True
-                            await self._put_away(request, desk.talk)
+                            self._begin(self._put_away(request, desk.talk))
+            if is_kept:
+                await self._put_away(request, desk.talk)
         except (GeneratorExit, asyncio.CancelledError):
             # The browser has gone away, or stopped it: nothing else may come that keeps it.
             await self._put_away(request, desk.talk)
             raise
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """And hold on to it: an event loop does not."""
+        task = asyncio.create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
 
     async def _put_away(self, request: gr.Request, talk: Conversation) -> None:
         if self._keep is not None:

@@ -86,10 +86,12 @@ def build_page(
                 batch = batch_part(say, session.tasks)
             with gr.Tab(say("tab_status"), elem_id="tab-status") as status_tab:
                 status = status_part(say)
-        settled, answers = _connect_talk(handlers, parts)
+        answers, answered, changed = _connect_talk(handlers, parts)
         opened = _connect_files(FileHandlers(session.model, folder, history), parts, answers)
         if parts.shelf is not None and history is not None:
-            _connect_shelf(history, page, parts.talk, parts.shelf, [*settled, opened], answers)
+            _connect_shelf(
+                history, page, parts.talk, parts.shelf, answers, answered, [*changed, opened]
+            )
         _connect_pictures(handlers, PdfHandlers(session, folder), parts.pictures)
         _connect_controls(handlers, parts.controls, parts.talk.question)
         _connect_status(service.status, status, status_tab, [chat_tab, batch_tab])
@@ -157,8 +159,8 @@ def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> 
     controls.reset.click(handlers.standard, None, controls.options, **QUIET)
 
 
-def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[Any]]:
-    """The events after which a talk has changed, and those that are answers."""
+def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[Any], list[Any]]:
+    """The events that are answers, those after them, and others after which a talk has changed."""
     talk, pictures, controls = parts.talk, parts.pictures, parts.controls
     outputs = [talk.question, *pictures.outputs, *talk.shown, controls.task]
     running: dict[str, Any] = {
@@ -186,16 +188,13 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
     )
     cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
     stopped = talk.question.stop(handlers.stop, cancels=answers, **settling)
-    settled = [
-        *(answer.then(handlers.settle, **settling) for answer in answers),
-        stopped,
-        taken_back,
-    ]
-    for event in (*settled, cleared):
+    answered = [answer.then(handlers.settle, **settling) for answer in answers]
+    changed = [stopped, taken_back, cleared]
+    for event in (*answered, *changed):
         shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)
         shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)
     talk.code.panel.expand(handlers.code, asked_of, talk.code.fields, **QUIET)
-    return [*settled, cleared], answers
+    return answers, answered, changed
 
 
 def _connect_shelf(
@@ -203,11 +202,14 @@ def _connect_shelf(
     page: gr.Blocks,
     talk: Talk,
     shelf: Shelf,
-    settled: list[Any],
     answers: list[Any],
+    answered: list[Any],
+    changed: list[Any],
 ) -> None:
     shown = [shelf.listing, *talk.shown]
-    for event in settled:
+    for event in answered:  # what was answered is kept already
+        event.then(handlers.search, [shelf.search, talk.desk], shelf.listing, **QUIET)
+    for event in changed:
         event.then(handlers.keep, [talk.desk, shelf.search], shelf.listing, **QUIET)
     page.load(handlers.opened, [talk.key, talk.desk], shown, **QUIET)
     shelf.listing.input(

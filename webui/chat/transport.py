@@ -20,6 +20,7 @@ class InProcess(httpx2.AsyncBaseTransport):
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._answers: set[_Answer] = set()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Raises:
@@ -28,12 +29,19 @@ class InProcess(httpx2.AsyncBaseTransport):
         answer = _Answer(await request.aread())
         task = asyncio.create_task(_run(self._app, _scope_of(request), answer))
         answer.task = task
+        self._answers.add(answer)
+        task.add_done_callback(lambda _: self._answers.discard(answer))
         try:
             status, headers = await answer.head
         except BaseException:
             await answer.aclose()
             raise
         return httpx2.Response(status, headers=headers, stream=answer)
+
+    async def aclose(self) -> None:
+        """Break off what is still being answered."""
+        for answer in [*self._answers]:
+            await answer.break_off()
 
 
 class _Answer(httpx2.AsyncByteStream):
@@ -77,6 +85,11 @@ class _Answer(httpx2.AsyncByteStream):
             yield chunk
         if not self._whole:
             raise httpx2.RemoteProtocolError("the answer broke off")
+
+    async def break_off(self) -> None:
+        """Whoever reads is told, and so is the application."""
+        self.broken()
+        await self.aclose()
 
     async def aclose(self) -> None:
         self._gone.set()

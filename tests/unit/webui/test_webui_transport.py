@@ -110,3 +110,26 @@ def test_an_answer_that_is_not_whole_is_an_error(app: ASGIApp) -> None:
 
     with pytest.raises(httpx2.RemoteProtocolError):
         talking_to(app, work)
+
+
+def test_closing_breaks_off_what_is_answered() -> None:
+    """Who reads is told, and so is the application."""
+    told: list[str] = []
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        told.append((await receive())["type"])
+
+    async def work(client: httpx2.AsyncClient) -> list[bytes]:
+        async with client.stream("GET", "/") as answer:
+            pieces = answer.aiter_raw()
+            read = [await anext(pieces)]
+            await client.aclose()
+            with pytest.raises(httpx2.RemoteProtocolError):
+                await anext(pieces)
+        return read
+
+    assert talking_to(app, work) == [b"half"]
+    assert told == ["http.disconnect"]
