@@ -187,6 +187,7 @@ def webui_process(
         "WEBUI_CACHE_FILE": str(paths.answers),
         "WEBUI_CHECKPOINT": checkpoint_stamp(config, config_path),
         "WEBUI_HISTORY": str(paths.history) if webui.history_days else "",
+        "WEBUI_ROOT_PATH": webui.root_path,
         "WEBUI_HISTORY_MB": str(webui.history_mb),
         "WEBUI_HISTORY_DAYS": str(webui.history_days),
         "WEBUI_BATCHES": str(paths.run / "batches"),

@@ -105,7 +105,14 @@ class Webui:
         )
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application. What is the API's goes there by the shortest way."""
+        """The application. What is the API's goes there by the shortest way.
+
+        A proxy in front may leave the prefix in the path, or take it away.
+        """
+        if (root := self._settings.root_path) and scope["type"] == "http":
+            path = scope["path"]
+            if path == root or path.startswith(f"{root}/"):
+                scope = {**scope, "path": path[len(root) :] or "/", "raw_path": None}
         if scope["type"] == "http" and scope["path"].startswith(API_PATHS):
             await self._gateway(scope, receive, send)
         else:

@@ -40,6 +40,8 @@ class Settings:
     checkpoint: str = ""
     tasks: tuple[Mapping[str, Any], ...] = ()
     """The operator's own, as the YAML has them."""
+    root_path: str = ""
+    """The prefix of all addresses, where a proxy in front has one."""
     history: Path | None = None
     history_mb: int = 500
     history_days: int = 30
@@ -82,6 +84,7 @@ class Settings:
             tasks=tuple(json.loads(environ.get("WEBUI_TASKS", "[]"))),
             secret_file=path("WEBUI_SECRET_FILE"),
             uploads=path("GRADIO_TEMP_DIR"),  # gradio's own name for it
+            root_path=environ.get("WEBUI_ROOT_PATH", "").rstrip("/"),
             history=path("WEBUI_HISTORY"),
             history_mb=int(environ.get("WEBUI_HISTORY_MB", cls.history_mb)),
             history_days=int(environ.get("WEBUI_HISTORY_DAYS", cls.history_days)),

@@ -59,9 +59,13 @@ class Handlers:
     Args:
         folder: for files to be downloaded. What lies there is deleted in time: see guarded_page.
         keep: called with a talk that is about to be closed.
+        root_path: the prefix of all addresses.
     """
 
-    def __init__(self, session: ChatSession, folder: Path, keep: Keep | None) -> None:
+    def __init__(
+        self, session: ChatSession, folder: Path, keep: Keep | None, root_path: str = ""
+    ) -> None:
+        self._root_path = root_path
         self._keep = keep
         self._session = session
         self._folder = folder
@@ -241,7 +245,7 @@ class Handlers:
         asked, talk = Options(*options), desk.talk
         task = talk.turns[-1].task if talk.turns else ""
         example = Example(
-            public_address(request.headers, request.request.url.scheme),
+            public_address(request.headers, request.request.url.scheme, self._root_path),
             self._session.model,
             talk,
             _clean(asked.system),

@@ -69,7 +69,8 @@ def build_page(
     """Components and which event goes to which handler."""
     history = HistoryHandlers(session.history) if session.history is not None else None
     folder = settings.uploads or Path(tempfile.gettempdir())
-    handlers = Handlers(session, folder, history.put_away if history else None)
+    keep = history.put_away if history else None
+    handlers = Handlers(session, folder, keep, settings.root_path)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
         with gr.Row(elem_id="head"):
             gr.Markdown("# STEP3-VL")
@@ -290,6 +291,7 @@ def build_app(session: ChatSession, service: Service, settings: Settings) -> Fas
         FastAPI(openapi_url=None),
         build_page(session, service, settings, say),
         path="/",
+        root_path=settings.root_path or None,
         theme=build_theme(),
         css=CSS,
         js=SCRIPT,

@@ -300,6 +300,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
             "json_keep_alive": True,
             "history_days": 3,
             "history_mb": 7,
+            "root_path": "/step3",
             "tasks": [{"name": "menu", "title": "M", "prompt": {"en": "a", "zh": "菜单"}}],
             "stop_timeout_s": 4.5,
         },
@@ -323,6 +324,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         json_keep_alive=True,
         history=PATHS.history,
         history_mb=7,
+        root_path="/step3",
         history_days=3,
         tasks=(
             {
