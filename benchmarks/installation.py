@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,18 @@ class Installation:
 
     Args:
         real: the demo's checkpoint on the real vLLM, in place of the stand-in.
+        script: how the stand-in behaves.
         engine: keys of the YAML's section ``engine``.
     """
 
-    def __init__(self, folder: Path, *, real: bool, **engine: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        real: bool,
+        script: Mapping[str, Any] | None = None,
+        **engine: Any,
+    ) -> None:
         self.real = real
         self.port = free_port()
         home = folder / "home"
@@ -177,7 +185,7 @@ class Installation:
         if not real:
             document["engine"] |= {
                 "command": [sys.executable, str(STAND_IN)],
-                "environment": {"FAKE_VLLM": json.dumps(SCRIPT)},
+                "environment": {"FAKE_VLLM": json.dumps(script or SCRIPT)},
             }
         self._config.write_text(yaml.safe_dump(document))
         self.model = document["model"]["names"][0]

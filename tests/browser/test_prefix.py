@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from deployments import Engine, answers, running_webui
 from pages import SECONDS, open_page, send
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from support import free_port, png, wait_for
 
 pytestmark = pytest.mark.browser
@@ -64,32 +64,39 @@ def proxy(upstream: str, *, strips: bool) -> Iterator[str]:
         thread.join(30)
 
 
-@pytest.mark.parametrize("strips", [True, False])
+def use(page: Page, url: str, picture: Path) -> None:
+    """Pictures, answers, the code's address, and a reload."""
+    open_page(page, f"{url}/")
+    page.set_input_files("#pictures input[type=file]", picture)
+    expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
+    send(page, "what is it")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("1 images, last: what is it.", timeout=20 * SECONDS)
+    expect(talk.locator("img").first).to_be_visible(timeout=10 * SECONDS)
+    page.locator("#code button").first.click()
+    expect(page.locator("#code")).to_contain_text(f"{url}/api/v1", timeout=10 * SECONDS)
+    assert answers(f"{url}/api/v1/models")
+    page.reload()
+    expect(talk).to_contain_text("1 images, last: what is it.", timeout=20 * SECONDS)
+
+
 def test_the_page_lives_under_a_prefix(
-    page: Page, engine_process: Engine, tmp_path: Path, *, strips: bool
+    browser: Browser, engine_process: Engine, tmp_path: Path
 ) -> None:
-    """Pictures, answers and the code's address, whether the proxy takes the prefix away or not."""
+    """Whether the proxy takes the prefix away or not; nothing is asked for elsewhere."""
     engine_process.script()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
     red = tmp_path / "red.png"
     red.write_bytes(png(46, 31, "red"))
-    with (
-        running_webui(tmp_path, engine_process, WEBUI_ROOT_PATH=PREFIX) as webui,
-        proxy(webui.url, strips=strips) as url,
-    ):
-        wait_for(lambda: answers(f"{url}/config"), 120, "the page is there")
-        open_page(page, f"{url}/")
-        page.set_input_files("#pictures input[type=file]", red)
-        expect(page.locator("#pictures img").first).to_be_visible(timeout=10 * SECONDS)
-        send(page, "what is it")
-        talk = page.locator("#talk")
-        expect(talk).to_contain_text("1 images, last: what is it.", timeout=20 * SECONDS)
-        expect(talk.locator("img").first).to_be_visible(timeout=10 * SECONDS)
-        page.locator("#code button").first.click()
-        expect(page.locator("#code")).to_contain_text(f"{url}/api/v1", timeout=10 * SECONDS)
-        assert answers(f"{url}/api/v1/models")
-        page.reload()
-        expect(talk).to_contain_text("1 images, last: what is it.", timeout=20 * SECONDS)
-    elsewhere = [each for each in asked if each.startswith("http") and not each.startswith(url)]
-    assert not elsewhere
+    with running_webui(tmp_path, engine_process, WEBUI_ROOT_PATH=PREFIX) as webui:
+        wait_for(lambda: answers(f"{webui.url}/config"), 120, "the page is there")
+        for strips in (True, False):
+            context = browser.new_context()
+            page, asked = context.new_page(), list[str]()
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            try:
+                with proxy(webui.url, strips=strips) as url:
+                    use(page, url, red)
+                    context.close()
+            finally:
+                context.close()
+            assert not [a for a in asked if a.startswith("http") and not a.startswith(url)]

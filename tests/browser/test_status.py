@@ -48,39 +48,34 @@ def test_figures_follow_the_engine(page: Page, webui: Webui) -> None:
     wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 10, "the engine is told")
 
 
-@pytest.mark.parametrize("admin", [True, False])
 def test_an_admin_restarts_the_engine_and_reads_its_log(
-    browser: Browser, engine_process: Engine, tmp_path: Path, *, admin: bool
+    browser: Browser, engine_process: Engine, tmp_path: Path
 ) -> None:
     """Nobody else sees that it can be done."""
     engine_process.script()
     file = KeyFile(tmp_path / "api-keys.json")
-    key = file.add("anna", {}, admin=admin)
-    context = browser.new_context(http_credentials={"username": "x", "password": key})
+    keys = {name: file.add(name, {}, admin=name == "admin") for name in ("admin", "anna")}
     (tmp_path / "supervised").mkdir()
     log = tmp_path / "supervised" / "vllm.log"
-    try:
-        with (
-            supervised_program(log.parent) as address,
-            running_webui(
-                tmp_path,
-                engine_process,
-                WEBUI_KEYS_FILE=str(file.path),
-                SUPERVISOR_SERVER_URL=address,
-            ) as webui,
-        ):
-            page = context.new_page()
-            page.goto(webui.url)
-            expect(page.locator("#question textarea")).to_be_visible(timeout=120 * SECONDS)
-            open_status(page)
-            if not admin:
-                expect(page.locator("#admins-only")).to_contain_text("launch keys add")
-                expect(page.locator("#restart-engine")).not_to_be_visible()
-                return
-            page.locator("#restart-engine").click()
-            wait_for(lambda: log.read_text().count("begun") == 2, 20, "it runs again")
-            page.locator("#which-log label").first.click()
-            shown = page.locator("#log textarea")
-            expect(shown).to_have_value(log.read_text(), timeout=10 * SECONDS)
-    finally:
-        context.close()
+    settings = {"WEBUI_KEYS_FILE": str(file.path)}
+    with (
+        supervised_program(log.parent) as address,
+        running_webui(tmp_path, engine_process, SUPERVISOR_SERVER_URL=address, **settings) as webui,
+    ):
+        pages = {}
+        for name, key in keys.items():
+            context = browser.new_context(http_credentials={"username": "x", "password": key})
+            pages[name] = context.new_page()
+            pages[name].goto(webui.url)
+            expect(pages[name].locator("#question textarea")).to_be_visible(timeout=120 * SECONDS)
+            open_status(pages[name])
+        expect(pages["anna"].locator("#admins-only")).to_contain_text("launch keys add")
+        expect(pages["anna"].locator("#restart-engine")).not_to_be_visible()
+        page = pages["admin"]
+        page.locator("#restart-engine").click()
+        wait_for(lambda: log.read_text().count("begun") == 2, 20, "it runs again")
+        page.locator("#which-log label").first.click()
+        shown = page.locator("#log textarea")
+        expect(shown).to_have_value(log.read_text(), timeout=10 * SECONDS)
+        for each in pages.values():
+            each.context.close()
