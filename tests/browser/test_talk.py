@@ -327,9 +327,25 @@ def test_an_answer_that_breaks_off_is_kept(page: Page, webui: Webui) -> None:
     send(page, "count")
     reason = page.get_by_text("What had come is kept.")
     expect(reason).to_be_visible(timeout=10 * SECONDS)
-    expect(page.locator("#talk")).to_contain_text(" 3 4")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text(" 3 4")
+    page.reload()
+    more = page.locator("#go-on")
+    expect(more).to_be_visible(timeout=10 * SECONDS)
+    webui.engine.script(says=["and the rest."])
+    more.click()
+    expect(talk).to_contain_text(" 3 4and the rest.", timeout=10 * SECONDS)
+    expect(more).not_to_be_visible(timeout=10 * SECONDS)
+    body = asked(webui)
+    assert body["messages"][-1]["role"] == "assistant"
+    assert body["messages"][-1]["content"].startswith("</think>\n1 messages, 0 images")
+    assert body["continue_final_message"]
+    assert not body["add_generation_prompt"]
     webui.engine.script()
     ask(page, "go on", "3 messages, 0 images, last: go on.")
+    page.reload()
+    expect(talk).to_contain_text(" 3 4and the rest.", timeout=20 * SECONDS)
+    expect(more).not_to_be_visible()
 
 
 def test_a_new_conversation_ends_the_answer_of_the_old_one(page: Page, webui: Webui) -> None:

@@ -60,6 +60,11 @@ class Turn:
     task: str = ""
     figures: Figures = field(default_factory=Figures)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether an answer began and nothing said that it had ended: then it can go on."""
+        return self.done and bool(self.answer) and self.figures.completion_tokens is None
+
     def with_more(self, reasoning: str, answer: str) -> Turn:
         return replace(self, reasoning=self.reasoning + reasoning, answer=self.answer + answer)
 

@@ -16,6 +16,9 @@ from starlette.types import ASGIApp
 
 from webui.chat.transport import InProcess
 
+# Fields that are no fields of OpenAI's.
+OWN = {"thinking", "continue_final_message", "add_generation_prompt"}
+
 
 class EngineError(Exception):
     """No answer, or no more of it; the message is for the person who asked.
@@ -60,7 +63,7 @@ async def stream_answer(
     Raises:
         EngineError: the engine refused, is not there, or went away.
     """
-    own = {name: fields[name] for name in fields.keys() & {"thinking"}}
+    own = {name: fields[name] for name in fields.keys() & OWN}
     fields = {name: value for name, value in fields.items() if name not in own}
     try:
         stream = await client.chat.completions.create(

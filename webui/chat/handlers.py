@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import gradio as gr
 from webui.chat.conversation import Conversation, Turn
 from webui.chat.desk import Desk
 from webui.chat.options import Options
-from webui.chat.session import ChatSession, Visitor
+from webui.chat.session import ChatSession, Update, Visitor
 from webui.chat.show_code import Example, public_address
 from webui.chat.tables import table_of
 from webui.chat.view import chatbot_messages, turn_at
@@ -112,6 +112,19 @@ class Handlers:
         async for outputs in self._from(desk, event.index, _clean(event.value), options, request):
             yield outputs
 
+    async def go_on(
+        self, request: gr.Request, desk: Desk, *options: Any
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """Have the rest of an answer that was cut."""
+        talk, visitor = desk.talk, visitor_of(request)
+        if not talk.turns or not talk.turns[-1].is_cut:
+            gr.Warning(text("gone", visitor.language))
+            return
+        updates, box = self._session.go_on(talk, Options(*options), visitor), _question_box(**BUSY)
+        async for _, shown in self._follow(desk, talk, updates, request):
+            yield (box, *[gr.skip()] * 3, *shown, gr.skip())
+            box = gr.skip()
+
     async def _from(
         self,
         desk: Desk,
@@ -136,10 +149,20 @@ class Handlers:
         self, desk: Desk, before: Conversation, turn: Turn, options: Options, request: gr.Request
     ) -> AsyncIterator[tuple[bool, tuple[Any, ...]]]:
         """Whether the question was left unanswered, and then chatbot and key as they were."""
+        updates = self._session.send(before, turn, options, visitor_of(request))
+        async for shown in self._follow(desk, before, updates, request):
+            yield shown
+
+    async def _follow(
+        self,
+        desk: Desk,
+        before: Conversation,
+        updates: AsyncGenerator[Update, None],
+        request: gr.Request,
+    ) -> AsyncIterator[tuple[bool, tuple[Any, ...]]]:
         otherwise, is_kept = desk.talk, False
         try:
             with desk.answering(before) as is_wanted:
-                updates = self._session.send(before, turn, options, visitor_of(request))
                 async with contextlib.aclosing(updates):
                     async for update in updates:
                         if not is_wanted():
@@ -223,6 +246,11 @@ class Handlers:
     def standard(self) -> tuple[Any, ...]:
         """The settings as they were at first."""
         return _values(Options())
+
+    def can_go_on(self, desk: Desk) -> Any:
+        """Outputs: the button for the rest of an answer."""
+        turns = desk.talk.turns
+        return gr.Button(visible=bool(turns) and turns[-1].is_cut)
 
     def result(self, desk: Desk) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""

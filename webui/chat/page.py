@@ -89,10 +89,13 @@ def build_page(
                 status = status_part(say)
         answers, answered, changed = _connect_talk(handlers, parts)
         opened = _connect_files(FileHandlers(session.model, folder, history), parts, answers)
+        others = [opened]
         if parts.shelf is not None and history is not None:
-            _connect_shelf(
+            others += _connect_shelf(
                 history, page, parts.talk, parts.shelf, answers, answered, [*changed, opened]
             )
+        for event in (*answered, *changed, *others):
+            event.then(handlers.can_go_on, parts.talk.desk, parts.talk.go_on, **QUIET)
         _connect_pictures(handlers, PdfHandlers(session, folder), parts.pictures)
         _connect_controls(handlers, parts.controls, parts.talk.question)
         _connect_status(service.status, status, status_tab, [chat_tab, batch_tab])
@@ -123,7 +126,9 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
     key = gr.BrowserState(NO_KEY, storage_key="step3vl-conversation", secret="step3vl")  # noqa: S106
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            chatbot, result = chatbot_part(say), result_part(say)
+            chatbot = chatbot_part(say)
+            go_on = gr.Button(say("go_on"), size="sm", visible=False, elem_id="go-on")
+            result = result_part(say)
             question, code = question_part(say), code_part(say)
         with gr.Column(scale=1, min_width=280):
             pictures = pictures_part(say)
@@ -131,7 +136,7 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
             new = gr.Button(say("new"), variant="secondary", elem_id="new")
             shelf = shelf_part(say) if session.history is not None else None
             files = files_part(say)
-    talk = Talk(desk, key, chatbot, question, result, code, new)
+    talk = Talk(desk, key, chatbot, question, result, code, new, go_on)
     return _Parts(talk, pictures, controls, shelf, files)
 
 
@@ -178,7 +183,8 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
     )
     again = talk.chatbot.retry(handlers.again, asked_of, cancels=[asked], **running)
     edited = talk.chatbot.edit(handlers.edited, asked_of, cancels=[asked, again], **running)
-    answers = [asked, again, edited]
+    more = talk.go_on.click(handlers.go_on, asked_of, cancels=[asked, again, edited], **running)
+    answers = [asked, again, edited, more]
     settling: dict[str, Any] = {
         "inputs": talk.desk,
         "outputs": [talk.question, talk.chatbot],
@@ -206,21 +212,23 @@ def _connect_shelf(
     answers: list[Any],
     answered: list[Any],
     changed: list[Any],
-) -> None:
+) -> list[Any]:
+    """The events after which another talk lies on the desk."""
     shown = [shelf.listing, *talk.shown]
     for event in answered:  # what was answered is kept already
         event.then(handlers.search, [shelf.search, talk.desk], shelf.listing, **QUIET)
     for event in changed:
         event.then(handlers.keep, [talk.desk, shelf.search], shelf.listing, **QUIET)
-    page.load(handlers.opened, [talk.key, talk.desk], shown, **QUIET)
-    shelf.listing.input(
+    loaded = page.load(handlers.opened, [talk.key, talk.desk], shown, **QUIET)
+    chosen = shelf.listing.input(
         handlers.chosen, [shelf.listing, talk.desk], shown, cancels=answers, **QUIET
     )
     shelf.search.change(handlers.search, [shelf.search, talk.desk], shelf.listing, **QUIET)
     titled = [shelf.listing, shelf.rename]
     shelf.rename.submit(handlers.rename, [shelf.rename, talk.desk, shelf.search], titled, **QUIET)
     deleting = [talk.desk, shelf.search]
-    shelf.delete.click(handlers.delete, deleting, shown, cancels=answers, **QUIET)
+    deleted = shelf.delete.click(handlers.delete, deleting, shown, cancels=answers, **QUIET)
+    return [loaded, chosen, deleted]
 
 
 def _connect_files(handlers: FileHandlers, parts: _Parts, answers: list[Any]) -> Any:

@@ -146,6 +146,7 @@ class Talk:
     result: Result
     code: Code
     new: gr.Button
+    go_on: gr.Button
 
     @property
     def shown(self) -> list[Any]:

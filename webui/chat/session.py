@@ -20,6 +20,7 @@ from webui.chat.options import Options
 from webui.chat.words import ERRORS, picture_problem, text
 from webui.client.tasks import Language, Task
 from webui.engine_status import EngineProbe
+from webui.gateway.thinking import CLOSED
 from webui.pictures import PictureError, media_type
 
 # A browser cannot show more than this many changes a second, and each costs a message.
@@ -94,15 +95,32 @@ class ChatSession:
                     if update.problem:
                         return
 
+    async def go_on(
+        self, conversation: Conversation, options: Options, visitor: Visitor
+    ) -> AsyncGenerator[Update, None]:
+        """Yield the rest of the last answer, which was cut."""
+        turn = replace(conversation.turns[-1], done=False)
+        asked = conversation.with_last(turn)
+        async with contextlib.aclosing(self._answer(asked, options, visitor)) as updates:
+            async for update in updates:
+                # Without a word more it is as it was.
+                yield replace(update, conversation=conversation) if update.unanswered else update
+
     async def _answer(
         self, asked: Conversation, options: Options, visitor: Visitor
     ) -> AsyncGenerator[Update, None]:
+        """Where the last turn has the beginning of an answer, that goes on."""
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": api_messages(asked, self._url_of, options.system),
             **options.fields(self.tasks.get(asked.turns[-1].task)),
         }
-        current, drawn, clock = asked, 0.0, Clock()
+        if asked.turns[-1].answer:
+            fields["messages"][-1]["content"] = CLOSED + asked.turns[-1].answer
+            fields |= {"continue_final_message": True, "add_generation_prompt": False}
+            fields["thinking"] = "off"
+        current, drawn = asked, 0.0
+        clock = Clock(thought_s=asked.turns[-1].figures.thought_s)
         stream = stream_answer(self._client, visitor.key, fields)
         try:
             async with contextlib.aclosing(stream):
@@ -142,12 +160,18 @@ class ChatSession:
 
 
 class Clock:
-    """Times one answer, from the question on."""
+    """Times one answer, from the question on.
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        thought_s: how long was thought before, where an answer goes on.
+    """
+
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, *, thought_s: float | None = None
+    ) -> None:
         self._now = now
         self._asked = now()
-        self.figures = Figures()
+        self.figures = Figures(thought_s=thought_s)
 
     def note(self, delta: Delta) -> None:
         """A piece came."""
