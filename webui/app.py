@@ -171,7 +171,9 @@ class Webui:
         status = StatusHandlers(monitor, Control(), self._keys.is_admin)
         batch = None
         if settings.batches is not None and settings.uploads is not None:
-            self._batches = Batches(settings.batches, client, settings.history_days or 1)
+            self._batches = Batches(
+                settings.batches, client, settings.history_days or 1, settings.max_upload_mb
+            )
             batch = BatchHandlers(self._batches, settings.model, tasks, settings.uploads)
         return build_app(session, Service(status, batch), settings)
 

@@ -78,9 +78,12 @@ class Progress:
         return self.seconds / self.now * (self.rest - self.failed) if self.now else None
 
 
-def pictures_in(source: Path) -> tuple[list[Picture], int]:
+def pictures_in(source: Path, max_bytes: int = MAX_PICTURE_BYTES) -> tuple[list[Picture], int]:
     """Of a picture, a folder and all below it, or a zip file; by name. And how many other files
     there are.
+
+    Args:
+        max_bytes: of one picture, as it is stored; a larger one is not read.
 
     Raises:
         BatchError: it is not there, cannot be read, or has no picture in it.
@@ -88,11 +91,11 @@ def pictures_in(source: Path) -> tuple[list[Picture], int]:
     try:
         if source.is_dir():
             files = sorted(path for path in source.rglob("*") if path.is_file())
-            found = [_in_file(path, str(path.relative_to(source))) for path in files]
+            found = [_in_file(path, str(path.relative_to(source)), max_bytes) for path in files]
         elif source.suffix.lower() == ".zip":
-            found = [*_in_zip(source)]
+            found = [*_in_zip(source, max_bytes)]
         else:
-            found = [_in_file(source, source.name)] if source.is_file() else []
+            found = [_in_file(source, source.name, max_bytes)] if source.is_file() else []
     except (OSError, zipfile.BadZipFile) as error:
         raise BatchError(f"{source} cannot be read: {error}") from None
     pictures = [picture for picture in found if _is_picture(picture.name)]
@@ -103,34 +106,34 @@ def pictures_in(source: Path) -> tuple[list[Picture], int]:
     return pictures, len(found) - len(pictures)
 
 
-def _in_file(path: Path, name: str) -> Picture:
+def _in_file(path: Path, name: str, max_bytes: int) -> Picture:
     def read() -> bytes:
-        _admit(name, path.stat().st_size)
+        _admit(name, path.stat().st_size, max_bytes)
         return path.read_bytes()
 
     return Picture(name, read)
 
 
-def _in_zip(path: Path) -> Iterator[Picture]:
+def _in_zip(path: Path, max_bytes: int) -> Iterator[Picture]:
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
     for member in sorted(members, key=lambda member: member.filename):
-        yield _in_member(path, member)
+        yield _in_member(path, member, max_bytes)
 
 
-def _in_member(path: Path, member: zipfile.ZipInfo) -> Picture:
+def _in_member(path: Path, member: zipfile.ZipInfo, max_bytes: int) -> Picture:
     def read() -> bytes:
         # The reader gives no more bytes than this, whatever is packed there.
-        _admit(member.filename, member.file_size)
+        _admit(member.filename, member.file_size, max_bytes)
         with zipfile.ZipFile(path) as archive:
             return archive.read(member)
 
     return Picture(member.filename, read)
 
 
-def _admit(name: str, size: int) -> None:
-    if size > MAX_PICTURE_BYTES:
-        raise PictureError(f"{name} has more than {MAX_PICTURE_BYTES // 1_000_000} MB.")
+def _admit(name: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise PictureError(f"{name} has more than {max_bytes // 1_000_000} MB.")
 
 
 def _is_picture(name: str) -> bool:

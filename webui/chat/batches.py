@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 DAY_S = 24 * 3600
 MAX_AT_ONCE = 16
+MAX_RESTING = 50
+MEGABYTE = 1_000_000
+# Less than that is for the engine's logs and everything else on the disk.
+RESERVE_BYTES = 500 * MEGABYTE
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,23 @@ class Batches:
         folder: in which they are kept.
         client: for the API.
         keep_days: after which one that nobody goes on with is deleted.
+        max_upload_mb: the largest that a picture may be, also in a zip file.
     """
 
-    def __init__(self, folder: Path, client: openai.AsyncOpenAI, keep_days: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        client: openai.AsyncOpenAI,
+        keep_days: float,
+        max_upload_mb: int = 20,
+    ) -> None:
         self._folder = folder
         self._client = client
         self._keep_s = keep_days * DAY_S
+        self._max_bytes = max_upload_mb * MEGABYTE
         self._jobs: dict[str, _Job] = {}
+        # Of all visitors: each picture is in memory while it is asked about.
+        self._places = asyncio.Semaphore(MAX_AT_ONCE)
 
     async def start(
         self, owner: str, files: Sequence[Path], question: Question, key: str
@@ -94,6 +108,9 @@ class Batches:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._sweep()
             shutil.rmtree(folder, ignore_errors=True)
+            size = sum(file.stat().st_size for file in files)
+            if shutil.disk_usage(self._folder).free < RESERVE_BYTES + size:
+                raise BatchError("the disk is full")
             for number, file in enumerate(files):
                 place = folder / "pictures" / f"{number:05}"
                 place.mkdir(parents=True)
@@ -116,10 +133,9 @@ class Batches:
         Raises:
             BatchError: there is none, or it cannot be read.
         """
-        job = self._jobs.get(owner) or await asyncio.to_thread(self._opened, owner)
+        job = await self._job(owner)
         if job is None:
             raise BatchError("there is nothing to go on with")
-        self._jobs[owner] = job
         if job.task is None:
             job.problem = ""
             job.task = asyncio.create_task(self._run(job, key))
@@ -140,15 +156,22 @@ class Batches:
 
     async def look(self, owner: str) -> Snapshot | None:
         """How far it is; None where there is none."""
+        with contextlib.suppress(BatchError):  # said to whoever goes on with it
+            if (job := await self._job(owner)) is not None:
+                return _snapshot(job)
+        return None
+
+    async def _job(self, owner: str) -> _Job | None:
+        """As it is in memory, where those that do not run are forgotten in time."""
         if owner not in self._jobs:
-            try:
-                job = await asyncio.to_thread(self._opened, owner)
-            except BatchError:
-                return None
+            job = await asyncio.to_thread(self._opened, owner)
             if job is None:
                 return None
             self._jobs.setdefault(owner, job)
-        return _snapshot(self._jobs[owner])
+            resting = [each for each, job in self._jobs.items() if job.task is None]
+            for each in resting[:-MAX_RESTING]:
+                del self._jobs[each]
+        return self._jobs[owner]
 
     async def files(self, owner: str) -> tuple[Path, Path] | None:
         """The results so far: for a spreadsheet, and as JSON lines; None where there is none."""
@@ -160,7 +183,12 @@ class Batches:
     async def _run(self, job: _Job, key: str) -> None:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         request = {**job.question.request, "extra_headers": headers}
-        ask = Asker(self._client, request, job.question.words)
+        asker = Asker(self._client, request, job.question.words)
+
+        async def ask(picture: Picture) -> Result:
+            async with self._places:
+                return await asker(picture)
+
         steps = run(job.pictures, job.journal, ask, job.question.at_once)
         try:
             async with contextlib.aclosing(steps):
@@ -180,7 +208,7 @@ class Batches:
             return None
         except (OSError, ValueError, TypeError) as error:
             raise BatchError(f"it cannot be read: {error}") from None
-        pictures = _pictures_below(folder / "pictures")
+        pictures = _pictures_below(folder / "pictures", self._max_bytes)
         journal = Journal(folder, asdict(question))
         results = journal.results.values()
         failed = sum(bool(result.error) for result in results)
@@ -196,14 +224,14 @@ def _snapshot(job: _Job) -> Snapshot:
     return Snapshot(job.progress, results, job.task is not None, job.problem)
 
 
-def _pictures_below(folder: Path) -> Sequence[Picture]:
+def _pictures_below(folder: Path, max_bytes: int) -> Sequence[Picture]:
     """By the names that they came with. Of two of the same name, the later one has a number."""
     found: dict[str, Picture] = {}
     for file in sorted(folder.rglob("*")):
         if not file.is_file():
             continue
         with contextlib.suppress(BatchError):  # said of all together
-            for picture in pictures_in(file)[0]:
+            for picture in pictures_in(file, max_bytes)[0]:
                 name, number = picture.name, 1
                 while name in found:
                     number += 1

@@ -17,6 +17,7 @@ import pytest
 from support import png
 
 from webui.batch.work import BatchError
+from webui.chat import batches as batches_module
 from webui.chat.batches import Batches, Question, Snapshot
 
 ANNA, BEN = "anna's secret", "ben's secret"
@@ -29,10 +30,17 @@ class Api:
     def __init__(self) -> None:
         self.asked: list[httpx2.Request] = []
         self.waits = False
+        self.at_work = 0
+        self.most = 0
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(request)
-        if self.waits and len(self.asked) > 1:
+        must_wait = self.waits and len(self.asked) > 1
+        self.at_work += 1
+        self.most = max(self.most, self.at_work)
+        await asyncio.sleep(0)
+        self.at_work -= 1
+        if must_wait:
             await asyncio.sleep(60)
         choice = {"message": {"role": "assistant", "content": "Red."}, "finish_reason": "stop"}
         return httpx2.Response(200, json={"choices": [{"index": 0, **choice}]})
@@ -172,6 +180,41 @@ def test_old_ones_are_deleted(api: Api, tmp_path: Path, pictures: list[Path]) ->
     using(api, folder, other, days=1)
     assert old not in folder.iterdir()
     assert len([*folder.iterdir()]) == 1
+
+
+def test_a_full_disk_is_said(
+    api: Api, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is copied, and nothing is left."""
+    monkeypatch.setattr(batches_module, "RESERVE_BYTES", 10**18)
+
+    async def begin(batches: Batches) -> None:
+        with pytest.raises(BatchError, match="disk is full"):
+            await batches.start(ANNA, pictures, QUESTION, "")
+        assert await batches.look(ANNA) is None
+
+    using(api, tmp_path / "batches", begin)
+    assert not [*(tmp_path / "batches").iterdir()]
+
+
+def test_all_visitors_share_the_places(
+    api: Api, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those whose batch rests are forgotten, not lost."""
+    monkeypatch.setattr(batches_module, "MAX_AT_ONCE", 1)
+    monkeypatch.setattr(batches_module, "MAX_RESTING", 1)
+    visitors = [f"visitor {number}" for number in range(4)]
+
+    async def together(batches: Batches) -> None:
+        for visitor in visitors:
+            await batches.start(visitor, pictures, QUESTION, "")
+        for visitor in visitors:
+            assert (await ended(batches, visitor)).progress.done == 2
+        for visitor in visitors:
+            assert (await batches.look(visitor)).progress.done == 2  # type: ignore[union-attr]
+
+    using(api, tmp_path / "batches", together)
+    assert api.most == 1
 
 
 def test_what_is_no_picture_begins_nothing(api: Api, tmp_path: Path) -> None:
