@@ -43,6 +43,8 @@ BUSY_SHARE = 2.0
 
 SETTLE_MS = 2000
 VISITORS = 50
+# They come one after the other, as people do.
+COMING_S = 5
 REQUESTS_A_SECOND = 10
 PHOTOS, TURNS = 20, 29
 # An answer takes two seconds, at a speed at which people read.
@@ -197,17 +199,25 @@ async def first_tokens(url: str, model: str, seconds: float) -> list[float]:
     return found
 
 
-async def chat(url: str, submit: int, until: float) -> int:
-    """What a browser does whose visitor asks again and again; how many answers came."""
-    answers, cookies = 0, aiohttp.CookieJar(unsafe=True)
-    values = [{"text": "hi", "files": []}, [], None, "", "auto", True, 0.7, 1.0, 2048, ""]
+async def chat(url: str, events: tuple[int, int], until: float) -> int:
+    """What a browser does whose visitor asks again and again; how many answers came.
+
+    Args:
+        events: numbers of the one that takes a question and of the one that answers it.
+    """
+    answers, cookies, name = 0, aiohttp.CookieJar(unsafe=True), secrets.token_hex(8)
+    question = [{"text": "hi", "files": []}, [], None, ""]
+    options = [None, "auto", True, 0.7, 1.0, 2048, ""]
     async with aiohttp.ClientSession(cookie_jar=cookies, read_bufsize=2**22) as session:
         (await session.get(url)).release()
         while time.monotonic() < until:
-            name = secrets.token_hex(8)
-            order = {"data": values, "fn_index": submit, "session_hash": name, "trigger_id": 1}
-            async with session.post(f"{url}/gradio_api/queue/join", json=order) as response:
-                response.raise_for_status()
+            for path, event, values in (
+                ("run/predict", events[0], question),
+                ("queue/join", events[1], options),
+            ):
+                order = {"data": values, "fn_index": event, "session_hash": name, "trigger_id": 1}
+                async with session.post(f"{url}/gradio_api/{path}", json=order) as response:
+                    response.raise_for_status()
             address = f"{url}/gradio_api/queue/data?session_hash={name}"
             async with session.get(address, headers={"accept": "text/event-stream"}) as stream:
                 async for line in stream.content:
@@ -227,9 +237,17 @@ async def with_visitors(url: str, model: str, seconds: float) -> tuple[list[floa
     [submit] = [
         each["id"] for each in config["dependencies"] if [question, "submit"] in each["targets"]
     ]
-    until = time.monotonic() + seconds + 3
-    visitors = [asyncio.create_task(chat(url, submit, until)) for _ in range(VISITORS)]
-    await asyncio.sleep(2)
+    [answer] = [
+        each["id"]
+        for each in config["dependencies"]
+        if each["trigger_after"] == submit and each["queue"] is not False
+    ]
+    until = time.monotonic() + seconds + 2 * COMING_S
+    visitors = []
+    for _ in range(VISITORS):
+        visitors.append(asyncio.create_task(chat(url, (submit, answer), until)))
+        await asyncio.sleep(COMING_S / VISITORS)
+    await asyncio.sleep(1)
     found = await first_tokens(url, model, seconds)
     return found, sum(await asyncio.gather(*visitors))
 

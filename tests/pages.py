@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 SECONDS = 1000
@@ -19,3 +20,15 @@ def send(page: Page, text: str) -> None:
     expect(page.locator("#question button.submit-button")).to_be_visible(timeout=20 * SECONDS)
     page.fill("#question textarea", text)
     page.keyboard.press("Enter")
+
+
+def hard_to_use(page: Page) -> list[str]:
+    """What axe-core calls serious or critical: the rule, and where it is broken."""
+    # Half-way from one colour to another, a button has none of both.
+    page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
+    return [
+        f"{finding['id']}: {node['target']} {node['html'][:200]}"
+        for finding in Axe().run(page).response["violations"]
+        if finding["impact"] in {"serious", "critical"}
+        for node in finding["nodes"]
+    ]

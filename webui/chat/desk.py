@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from webui.chat.conversation import Conversation
+from webui.chat.conversation import Conversation, Turn
 from webui.chat.session import finished
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A question that is to be asked after a talk; without a turn, its last answer is to go on.
+
+    ``draft`` is what the page gets back where nobody answers; ``problem`` is why nothing can be
+    asked.
+    """
+
+    before: Conversation
+    turn: Turn | None
+    draft: Any = None
+    problem: str = ""
 
 
 class Desk:
@@ -18,18 +34,27 @@ class Desk:
 
     def __init__(self) -> None:
         self.talk = Conversation()
+        self.wish: Wish | None = None
+        self.given_back: Any = None
+        """The draft of a question that nobody answered."""
         self._version = 0
         self._answering: int | None = None
 
     @property
     def is_answering(self) -> bool:
         """Whether an answer is coming for what lies here."""
-        return self._answering == self._version
+        return self.wish is not None or self._answering == self._version
+
+    def take_wish(self) -> Wish | None:
+        """What is to be asked now, once."""
+        wish, self.wish = self.wish, None
+        return wish
 
     def put(self, talk: Conversation) -> Conversation:
         """Have this here instead, with nothing more to come; what was here, as far as it had
         come."""
         before, self.talk = finished(self.talk), finished(talk)
+        self.wish = self.given_back = None
         self._version += 1
         return before
 

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from webui.chat.conversation import Conversation, Turn
-from webui.chat.desk import Desk
+from webui.chat.desk import Desk, Wish
 from webui.chat.options import Options
 from webui.chat.session import ChatSession, Update, Visitor
 from webui.chat.show_code import Example, public_address
@@ -71,98 +71,57 @@ class Handlers:
         self._folder = folder
         self._at_work: set[asyncio.Task[None]] = set()
 
-    async def send(
-        self,
-        request: gr.Request,
-        draft: Draft,
-        gallery: Gallery,
-        desk: Desk,
-        task: str,
-        *options: Any,
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        """Outputs of this and the next two: question field, gallery with its order and cost,
-        chatbot, key, task."""
+    def send(
+        self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk, task: str
+    ) -> tuple[Any, ...]:
+        """Take a question; :meth:`answer` is next. Outputs of this and the next three: question
+        field, gallery with its order and cost, chatbot, key, task."""
         pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
         question = _clean(draft["text"])
-        if not question and not pictures:
-            yield (gr.skip(),) * 7
-            return
-        turn, talk = Turn(question, tuple(pictures), task=task or ""), desk.talk.with_key()
-        cleared = _question_box(value=None, **BUSY), None, *self.cost(request, None)
-        kept = _question_box(value=draft, **IDLE), gallery, *self.cost(request, gallery)
-        async for unanswered, shown in self._answer(desk, talk, turn, Options(*options), request):
-            if unanswered:
-                yield (*kept, *shown, gr.skip())
-            else:
-                yield (*cleared, *shown, "")
-                # Cleared once; what the visitor types or adds meanwhile is the next question's.
-                cleared = (gr.skip(),) * 4
+        if desk.is_answering or not (question or pictures):
+            return (gr.skip(),) * 7
+        turn, before = Turn(question, tuple(pictures), task=task or ""), desk.talk.with_key()
+        desk.wish = Wish(before, turn, (draft, gallery, task))
+        shown = chatbot_messages(before.with_turn(turn).turns, visitor_of(request).language)
+        field = _question_box(value=None, **BUSY)
+        return field, None, *self.cost(request, None), shown, before.key, ""
 
-    async def again(
-        self, request: gr.Request, event: gr.RetryData, desk: Desk, *options: Any
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        """Answer a question anew."""
-        async for outputs in self._from(desk, event.index, None, options, request):
-            yield outputs
+    def again(self, event: gr.RetryData, desk: Desk) -> tuple[Any, ...]:
+        """Ask a question anew."""
+        return self._from(desk, event.index, None)
 
-    async def edited(
-        self, request: gr.Request, event: gr.EditData, desk: Desk, *options: Any
-    ) -> AsyncIterator[tuple[Any, ...]]:
+    def edited(self, event: gr.EditData, desk: Desk) -> tuple[Any, ...]:
         """Ask it in other words, about the same pictures; what came after it is dropped."""
-        async for outputs in self._from(desk, event.index, _clean(event.value), options, request):
-            yield outputs
+        return self._from(desk, event.index, _clean(event.value))
 
-    async def go_on(
-        self, request: gr.Request, desk: Desk, *options: Any
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        """Have the rest of an answer that was cut."""
-        talk, visitor = desk.talk, visitor_of(request)
-        if not talk.turns or not talk.turns[-1].is_cut:
-            gr.Warning(text("gone", visitor.language))
-            return
-        updates, box = self._session.go_on(talk, Options(*options), visitor), _question_box(**BUSY)
-        async for _, shown in self._follow(desk, talk, updates, request):
-            yield (box, *[gr.skip()] * 3, *shown, gr.skip())
-            box = gr.skip()
-
-    async def _from(
-        self,
-        desk: Desk,
-        index: Any,
-        question: str | None,
-        options: tuple[Any, ...],
-        request: gr.Request,
-    ) -> AsyncIterator[tuple[Any, ...]]:
+    def _from(self, desk: Desk, index: Any, question: str | None) -> tuple[Any, ...]:
         talk = desk.talk
         number = turn_at(talk.turns, _number(index))
         if number is None:
-            gr.Warning(text("gone", visitor_of(request).language))
-            yield (*[gr.skip()] * 4, *self._shown(request, desk), gr.skip())
+            desk.wish = Wish(talk, None, problem="gone")
+        else:
+            desk.wish = Wish(talk.before(number), talk.turns[number].asked_again(question))
+        return (_question_box(**BUSY), *[gr.skip()] * 6)
+
+    def go_on(self, desk: Desk) -> tuple[Any, ...]:
+        """Ask for the rest of an answer that was cut."""
+        can = bool(desk.talk.turns) and desk.talk.turns[-1].is_cut
+        desk.wish = Wish(desk.talk, None, problem="" if can else "gone")
+        return (_question_box(**BUSY), *[gr.skip()] * 6)
+
+    async def answer(self, request: gr.Request, desk: Desk, *options: Any) -> AsyncIterator[Any]:
+        """What was asked for. Outputs: chatbot, and nothing else: gradio makes a component anew for
+        each output that is skipped, many times a second."""
+        wish = desk.take_wish()
+        if wish is None or wish.problem:
+            if wish is not None:
+                gr.Warning(text(wish.problem, visitor_of(request).language))
+            yield self._shown(request, desk)[0]
             return
-        turn, box = talk.turns[number].asked_again(question), _question_box(**BUSY)
-        before = talk.before(number)
-        async for _, shown in self._answer(desk, before, turn, Options(*options), request):
-            yield (box, *[gr.skip()] * 3, *shown, gr.skip())
-            box = gr.skip()
-
-    async def _answer(
-        self, desk: Desk, before: Conversation, turn: Turn, options: Options, request: gr.Request
-    ) -> AsyncIterator[tuple[bool, tuple[Any, ...]]]:
-        """Whether the question was left unanswered, and then chatbot and key as they were."""
-        updates = self._session.send(before, turn, options, visitor_of(request))
-        async for shown in self._follow(desk, before, updates, request):
-            yield shown
-
-    async def _follow(
-        self,
-        desk: Desk,
-        before: Conversation,
-        updates: AsyncGenerator[Update, None],
-        request: gr.Request,
-    ) -> AsyncIterator[tuple[bool, tuple[Any, ...]]]:
+        updates = self._updates(wish, Options(*options), visitor_of(request))
         otherwise, is_kept = desk.talk, False
         try:
-            with desk.answering(before) as is_wanted:
+            with desk.answering(wish.before) as is_wanted:
                 async with contextlib.aclosing(updates):
                     async for update in updates:
                         if not is_wanted():
@@ -170,7 +129,9 @@ class Handlers:
                         desk.talk = otherwise if update.unanswered else update.conversation
                         if update.problem:
                             gr.Warning(update.problem)
-                        yield update.unanswered, self._shown(request, desk)
+                        if update.unanswered:
+                            desk.given_back = wish.draft
+                        yield self._shown(request, desk)[0]
                         if not is_kept and not update.unanswered:
                             # A restart of this process must not lose the question; the answer
                             # need not wait for that.
@@ -182,6 +143,13 @@ class Handlers:
             # The browser has gone away, or stopped it: nothing else may come that keeps it.
             await self._put_away(request, desk.talk)
             raise
+
+    def _updates(
+        self, wish: Wish, options: Options, visitor: Visitor
+    ) -> AsyncGenerator[Update, None]:
+        if wish.turn is None:
+            return self._session.go_on(wish.before, options, visitor)
+        return self._session.send(wish.before, wish.turn, options, visitor)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """And hold on to it: an event loop does not."""
@@ -199,11 +167,23 @@ class Handlers:
         messages = chatbot_messages(desk.talk.turns, visitor_of(request).language)
         return messages, desk.talk.key or NO_KEY
 
-    def settle(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """After an answer: nothing more is coming, unless another is. Outputs: field, chatbot."""
+    def settle(
+        self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
+    ) -> tuple[Any, ...]:
+        """After an answer: nothing more is coming, unless another is. A question that nobody
+        answered is a draft again, before what has been typed since."""
         if desk.is_answering:
-            return gr.skip(), gr.skip()
-        return _question_box(**IDLE), self._shown(request, desk)[0]
+            return (gr.skip(),) * 7
+        given_back, desk.given_back = desk.given_back, None
+        if given_back is None:
+            shown = self._shown(request, desk)
+            return (_question_box(**IDLE), *[gr.skip()] * 3, *shown, gr.skip())
+        old, pictures, task = given_back
+        words = "\n".join(filter(None, (old["text"], draft["text"])))
+        value = {"text": words, "files": [*old["files"], *draft["files"]]}
+        pictures = [*(pictures or []), *(gallery or [])]
+        field, shown = _question_box(value=value, **IDLE), self._shown(request, desk)
+        return field, pictures, *self.cost(request, pictures), *shown, task
 
     def stop(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
         """What has come stays. Outputs: field, chatbot."""

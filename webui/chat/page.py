@@ -45,8 +45,8 @@ from webui.chat.words import translations
 from webui.settings import Settings
 
 BANNER_SECONDS = 2
-CONCURRENT_ANSWERS = 32
-WAITING_ANSWERS = 128
+CONCURRENT_ANSWERS = 256
+WAITING_ANSWERS = 1024
 PDFS_AT_ONCE = 2
 QUEUE_SLEEP_S = 0.03
 UPLOADS_LIVE_S = 24 * 3600
@@ -169,33 +169,35 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
     """The events that are answers, those after them, and others after which a talk has changed."""
     talk, pictures, controls = parts.talk, parts.pictures, parts.controls
     outputs = [talk.question, *pictures.outputs, *talk.shown, controls.task]
-    running: dict[str, Any] = {
-        "outputs": outputs,
-        "concurrency_limit": CONCURRENT_ANSWERS,
-        "concurrency_id": "answers",
-        "show_progress": "hidden",
-    }
+    drafts = [talk.question, pictures.gallery, talk.desk]
     asked_of = [talk.desk, *controls.options]
-    asked = talk.question.submit(
-        handlers.send,
-        [talk.question, pictures.gallery, talk.desk, controls.task, *controls.options],
-        **running,
-    )
-    again = talk.chatbot.retry(handlers.again, asked_of, cancels=[asked], **running)
-    edited = talk.chatbot.edit(handlers.edited, asked_of, cancels=[asked, again], **running)
-    more = talk.go_on.click(handlers.go_on, asked_of, cancels=[asked, again, edited], **running)
-    answers = [asked, again, edited, more]
-    settling: dict[str, Any] = {
-        "inputs": talk.desk,
-        "outputs": [talk.question, talk.chatbot],
-        **QUIET,
-    }
+    answers: list[Any] = []
+    for asking, handler, inputs in (
+        (talk.question.submit, handlers.send, [*drafts, controls.task]),
+        (talk.chatbot.retry, handlers.again, talk.desk),
+        (talk.chatbot.edit, handlers.edited, talk.desk),
+        (talk.go_on.click, handlers.go_on, talk.desk),
+    ):
+        # A new question waits for the answer before it; the others end it.
+        ended = answers[:] if answers else None
+        asked = asking(handler, inputs, outputs, cancels=ended, **QUIET)
+        answer = asked.then(
+            handlers.answer,
+            asked_of,
+            talk.chatbot,
+            concurrency_limit=CONCURRENT_ANSWERS,
+            concurrency_id="answers",
+            show_progress="hidden",
+        )
+        answers.append(answer)
     taken_back = talk.chatbot.undo(
         handlers.take_back, [talk.desk, pictures.gallery], outputs, cancels=answers, **QUIET
     )
     cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
-    stopped = talk.question.stop(handlers.stop, cancels=answers, **settling)
-    answered = [answer.then(handlers.settle, **settling) for answer in answers]
+    stopped = talk.question.stop(
+        handlers.stop, talk.desk, [talk.question, talk.chatbot], cancels=answers, **QUIET
+    )
+    answered = [answer.then(handlers.settle, drafts, outputs, **QUIET) for answer in answers]
     changed = [stopped, taken_back, cleared]
     for event in (*answered, *changed):
         shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)

@@ -25,6 +25,8 @@ from webui.pictures import PictureError, media_type
 
 # A browser cannot show more than this many changes a second, and each costs a message.
 REDRAW_S = 0.04
+# Of all visitors together: the API of this process needs the time, too.
+CHANGES_A_SECOND = 60
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class ChatSession:
         self._url_of = url_of
         self.tasks = tasks
         self.history = history
+        self._answering = 0
 
     async def send(
         self,
@@ -122,13 +125,15 @@ class ChatSession:
         current, drawn = asked, 0.0
         clock = Clock(thought_s=asked.turns[-1].figures.thought_s)
         stream = stream_answer(self._client, visitor.key, fields)
+        self._answering += 1
         try:
             async with contextlib.aclosing(stream):
                 async for delta in stream:
                     clock.note(delta)
                     turn = current.turns[-1].with_more(delta.reasoning, delta.answer)
                     current = current.with_last(replace(turn, figures=clock.figures))
-                    if time.monotonic() - drawn >= REDRAW_S:
+                    pause = max(REDRAW_S, self._answering / CHANGES_A_SECOND)
+                    if time.monotonic() - drawn >= pause:
                         drawn = time.monotonic()
                         yield Update(current)
         except EngineError as error:
@@ -139,6 +144,8 @@ class ChatSession:
                 kept = text("kept", visitor.language)
                 yield Update(finished(current), f"{problem} {kept}")
             return
+        finally:
+            self._answering -= 1
         yield Update(finished(current))
 
     async def _explain(self, error: EngineError, language: Language) -> str:

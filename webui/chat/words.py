@@ -96,7 +96,7 @@ TEXTS: Mapping[str, Words] = {
     "restarting": Words("It is being restarted.", "正在重启。"),
     "log": Words("Log", "日志"),
     "log_engine": Words("Engine", "引擎"),
-    "log_page": Words("WebUI", "WebUI"),
+    "log_page": Words("WebUI", "网页服务"),
     "admins_only": Words(
         "Logs and restarts are for those who log in with a key of `launch keys add NAME --admin`.",
         "使用 `launch keys add NAME --admin` 创建的密钥登录后，可查看日志和重启服务。",

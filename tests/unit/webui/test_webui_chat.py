@@ -153,6 +153,7 @@ def updates(
 
     monkeypatch.setattr(session_module, "stream_answer", stream)
     monkeypatch.setattr(session_module, "REDRAW_S", 0)
+    monkeypatch.setattr(session_module, "CHANGES_A_SECOND", 1e9)
     session = ChatSession(None, "model", FakeProbe(status), str, TASKS)  # type: ignore[arg-type]
 
     async def collect() -> list[Update]:
