@@ -65,7 +65,7 @@ def take_tabs(browser: Browser, url: str, picture: Path, folder: Path) -> None:
     for number, copy in enumerate(copies):
         example_picture(copy, COLOURS[number])
     page.set_input_files("#batch-files input[type=file]", copies)
-    expect(page.locator("#batch-files")).to_contain_text("photo-8.png")
+    expect(page.locator("#batch-files")).to_contain_text("photo-8")
     page.fill("#batch-words textarea", "What is in this picture?")
     page.locator("#batch-start").click()
     expect(page.locator("#batch-progress")).to_contain_text("8 of 8", timeout=60_000)
