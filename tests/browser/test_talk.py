@@ -348,6 +348,18 @@ def test_an_answer_that_breaks_off_is_kept(page: Page, webui: Webui) -> None:
     expect(more).not_to_be_visible()
 
 
+def test_a_question_that_nobody_takes_is_a_draft_again(page: Page, webui: Webui) -> None:
+    """Where the queue is full, or the connection lost; the next one is taken."""
+    open_page(page, webui.url)
+    page.route("**/queue/join*", lambda route: route.fulfill(status=503, body="{}"))
+    with page.expect_response("**/queue/join*"):
+        send(page, "hello")
+    field = page.locator("#question textarea")
+    expect(field).to_have_value("hello", timeout=20 * SECONDS)
+    page.unroute("**/queue/join*")
+    ask(page, "once more", "1 messages, 0 images, last: once more.")
+
+
 def test_a_new_conversation_ends_the_answer_of_the_old_one(page: Page, webui: Webui) -> None:
     """Nothing of it comes back, and the engine is told."""
     webui.engine.script(words=500, delay_s=0.02)

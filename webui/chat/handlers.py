@@ -185,6 +185,15 @@ class Handlers:
         field, shown = _question_box(value=value, **IDLE), self._shown(request, desk)
         return field, pictures, *self.cost(request, pictures), *shown, task
 
+    def failed(
+        self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
+    ) -> tuple[Any, ...]:
+        """Nobody came to answer: too many wait, or the connection was lost."""
+        wish = desk.take_wish()
+        if wish is not None:
+            desk.given_back = wish.draft
+        return self.settle(request, draft, gallery, desk)
+
     def stop(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
         """What has come stays. Outputs: field, chatbot."""
         desk.put(desk.talk)

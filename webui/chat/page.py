@@ -189,6 +189,7 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
             concurrency_id="answers",
             show_progress="hidden",
         )
+        answer.failure(handlers.failed, drafts, outputs, **QUIET)
         answers.append(answer)
     taken_back = talk.chatbot.undo(
         handlers.take_back, [talk.desk, pictures.gallery], outputs, cancels=answers, **QUIET
