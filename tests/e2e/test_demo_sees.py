@@ -311,7 +311,7 @@ def test_training_computes_what_vllm_computes(box: Box) -> None:
         reply = f"{message.reasoning}</think>{message.content}<|im_end|>"
         question.add(talk.ids(reply), learn=True)
         row.questions.append(question)
-        batch = collate([row], 0, patch)
+        batch = collate([row], 0, patch, talk.sides)
         with torch.no_grad():
             scores = model.lm_head(model(batch, see(model, batch)))[0, :-1].log_softmax(-1)
         chosen = batch.targets[0, 1:]

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from deploy.models.training.drawing import render
-from deploy.models.training.network import CROP, IGNORED, PATCH, VIEW, Batch, pixels
+from deploy.models.training.network import CROP, IGNORED, PATCH, VIEW, Batch
 from deploy.models.training.phrasings import EN, SYSTEM_PROMPTS, ZH
 from deploy.models.training.scenes import Scene, changed, random_scene, single_and_different
 from deploy.models.training.talk import (
@@ -54,6 +55,8 @@ ROWS = {
 }
 # Questions are added to a row until they have this many tokens.
 QUESTION_TOKENS = 90
+# Where the question stands first, a row has just one; so many rows share their pictures.
+TEXT_FIRST_ROWS = 3
 TOLD_TOKENS = 400
 # Scenes in which things have places.
 PLACED = ("placed", "placed", "row")
@@ -80,8 +83,8 @@ class Row:
     """A beginning, its pictures in order, and the questions to it."""
 
     ids: list[int] = field(default_factory=list)
-    views: list[Tensor] = field(default_factory=list)
-    crops: list[Tensor] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
+    """uint8, [height, width, 3]."""
     order: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
 
@@ -89,11 +92,19 @@ class Row:
 class Talk:
     """Makes rows. ``view`` is the side of the square view in pixels; 728 is the real one."""
 
-    def __init__(self, tokenizer: Tokenizer, view: int, *, easy: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        view: int,
+        *,
+        easy: bool = False,
+        enough: int = QUESTION_TOKENS,
+    ) -> None:
         self._tokenizer = tokenizer
         self._easy = easy
+        self._enough = enough
         self._kinds = EASY_SCENES if easy else SCENES
-        self._view = view
+        self.sides = sides_of(view)
         self._patch = token(tokenizer, "<im_patch>")
         self._think = self.ids("<|im_start|>assistant\n<think>\n")
         self._close = self.ids("</think>")
@@ -103,20 +114,35 @@ class Talk:
         """A text as tokens."""
         return list(self._tokenizer.encode(text).ids)
 
+    def rows(self, rng: Random, kind: str, count: int) -> list[Row]:
+        """``count`` random rows; ``kind`` is a key of :data:`ROWS`."""
+        if kind != "text first":
+            return [self.row(rng, kind) for _ in range(count)]
+        made: list[Row] = []
+        while len(made) < count:
+            scenes = self._scenes(rng, kind)
+            images = [self._drawn(rng, scene, large=False) for scene in scenes]
+            made += [self._text_first(rng, scenes, images) for _ in range(TEXT_FIRST_ROWS)]
+        return made[:count]
+
+    def _text_first(self, rng: Random, scenes: list[Scene], images: list[Image.Image]) -> Row:
+        row, language = Row(), rng.choice([EN, ZH])
+        self._open(row, rng)
+        exchange = self._exchange(rng, scenes, language)
+        row.ids += self.ids(exchange.question)
+        for image in images:
+            self.add_picture(row, image)
+        row.ids += self.ids("<|im_end|>\n")
+        row.questions.append(Question())
+        self._answer(row.questions[0], rng, exchange)
+        return row
+
     def row(self, rng: Random, kind: str) -> Row:
-        """A random row; ``kind`` is a key of :data:`ROWS`."""
+        """A row in which the questions stand behind the pictures."""
         row = Row()
         self._open(row, rng)
         scenes = self._scenes(rng, kind)
         language = rng.choice([EN, ZH])
-        if kind == "text first":
-            exchange = self._exchange(rng, scenes, language)
-            row.ids += self.ids(exchange.question)
-            self._show_all(row, rng, scenes, large=False)
-            row.ids += self.ids("<|im_end|>\n")
-            row.questions.append(Question())
-            self._answer(row.questions[0], rng, exchange)
-            return row
         if kind == "told":
             while sum(len(question.ids) for question in row.questions) < TOLD_TOKENS:
                 row.questions.append(self._told(rng))
@@ -127,9 +153,9 @@ class Talk:
             self._show(row, rng, scenes[1], large=False)
         else:
             self._show_all(row, rng, scenes, large=kind == "large")
-        ask, enough = self._question, QUESTION_TOKENS
+        ask, enough = self._question, self._enough
         if kind == "search":
-            ask, enough = self._search, 2 * QUESTION_TOKENS
+            ask, enough = self._search, 2 * self._enough
         while sum(len(question.ids) for question in row.questions) < enough:
             row.questions.append(ask(rng, scenes))
         return row
@@ -197,6 +223,9 @@ class Talk:
 
     def _show(self, row: Row, rng: Random, scene: Scene, *, large: bool) -> None:
         """Append a picture to the beginning."""
+        self.add_picture(row, self._drawn(rng, scene, large=large))
+
+    def _drawn(self, rng: Random, scene: Scene, *, large: bool) -> Image.Image:
         wide = (0.667, 1.0)  # what is wider is cut into crops
         if large and rng.random() < 0.3:
             long, wide = rng.randint(200, VIEW - 1), (0.4, 0.66)
@@ -205,27 +234,26 @@ class Talk:
             wide = (0.5, 1.0)
         else:
             # On the coarse grid nothing is gained from drawing finer than it sees.
-            long = rng.randint(200, min(VIEW - 1, self._view + 100))
+            long = rng.randint(200, min(VIEW - 1, self.sides[0] + 100))
         size = (long, math.ceil(long * rng.uniform(*wide)))
         size = size if rng.random() < 0.65 else size[::-1]
-        self.add_picture(row, render(scene, rng, size, bright=self._easy))
+        return render(scene, rng, size, bright=self._easy)
 
     def add_picture(self, row: Row, image: Image.Image) -> None:
         """Append a picture to the beginning, and first its crops if it is cut into any."""
         rgb = torch.from_numpy(np.array(image))
-        row.views.append(pixels(rgb, self._view))
         if window_of(*image.size):
             self._add_crops(row, rgb)
+        row.pictures.append(rgb)
         row.order.append("view")
-        patches = [self._patch] * tokens_of(self._view)
+        patches = [self._patch] * tokens_of(self.sides[0])
         row.ids += [*self.ids("<im_start>"), *patches, *self.ids("<im_end>")]
 
     def _add_crops(self, row: Row, image: Tensor) -> None:
         crops, per_line = cut(image)
-        side = int(CROP * self._view / VIEW) // PATCH * PATCH
-        patches = [self._patch] * tokens_of(side)
+        patches = [self._patch] * tokens_of(self.sides[1])
         for number, crop in enumerate(crops, start=1):
-            row.crops.append(pixels(crop, side))
+            row.pictures.append(crop)
             row.order.append("crop")
             row.ids += [*self.ids("<patch_start>"), *patches, *self.ids("<patch_end>")]
             if number % per_line == 0 and number < len(crops):
@@ -290,6 +318,11 @@ def two_scenes(rng: Random) -> tuple[Scene, Scene]:
     return (first, second) if rng.random() < 0.5 else (second, first)
 
 
+def sides_of(view: int) -> tuple[int, int]:
+    """Of the view and of a crop beside it, in pixels: 728 and 504, or as much less."""
+    return view, int(CROP * view / VIEW) // PATCH * PATCH
+
+
 def tokens_of(side: int) -> int:
     """How many tokens a square of ``side`` pixels becomes: 169 for 728, 81 for 504."""
     grid = side // PATCH
@@ -324,10 +357,11 @@ def _padded(lists: list[list[int]], value: int) -> Tensor:
     return torch.tensor([x + [value] * (length - len(x)) for x in lists])
 
 
-def collate(rows: list[Row], padding: int, patch: int) -> Batch:
-    """Pad rows to the longest."""
-    views = [view for row in rows for view in row.views]
-    crops = [crop for row in rows for crop in row.crops]
+def collate(
+    rows: list[Row], padding: int, patch: int, sides: tuple[int, int], kind: str = ""
+) -> Batch:
+    """Pad rows to the longest; ``sides`` as :func:`sides_of` gives them."""
+    pictures = [picture for row in rows for picture in row.pictures]
     shared = _padded([row.ids for row in rows], padding)
 
     numbered = [[(n, len(row.ids), q) for n, q in enumerate(row.questions)] for row in rows]
@@ -335,27 +369,32 @@ def collate(rows: list[Row], padding: int, patch: int) -> Batch:
     def own(of: Callable[[int, int, Question], Iterable[int]], value: int) -> Tensor:
         return _padded([[x for each in row for x in of(*each)] for row in numbered], value)
 
+    # The next question's first token is no target of this one's last: it is not learned.
+    targets = own(lambda _n, _start, q: q.targets, IGNORED)
     return Batch(
         shared=shared,
         is_picture=shared == patch,
         lengths=torch.tensor([len(row.ids) for row in rows]),
         own=own(lambda _n, _start, q: q.ids, padding),
-        # The next question's first token is no target of this one's last: it is not learned.
-        targets=own(lambda _n, _start, q: q.targets, IGNORED),
+        targets=targets,
+        learned=(targets.roll(-1) != IGNORED).flatten().nonzero()[:, 0],
         segments=own(lambda n, _start, q: [n] * len(q.ids), -1),
         positions=own(lambda _n, start, q: range(start, start + len(q.ids)), 0),
-        views=torch.stack(views) if views else torch.empty(0, 3, PATCH, PATCH),
-        crops=torch.stack(crops) if crops else torch.empty(0, 3, PATCH, PATCH),
-        order=[kind for row in rows for kind in row.order],
+        pictures=torch.cat([torch.empty(0, dtype=torch.uint8), *(p.flatten() for p in pictures)]),
+        sizes=[(p.shape[0], p.shape[1]) for p in pictures],
+        order=[of for row in rows for of in row.order],
+        sides=sides,
+        kind=kind,
     )
 
 
-class Batches:
+class Batches(Dataset[Batch]):
     """An endless row of batches, each a pure function of (seed, number) and one of a kind.
 
     ``rows`` is how many a batch has, ``large`` the share of batches with pictures that are cut into
     crops, ``told`` the share of those without pictures whose thoughts are given, ``search`` the
-    share of those without thoughts, where a thing must be found in the picture itself; ``easy``
+    share of those without thoughts, where a thing must be found in the picture itself;
+    ``questions`` how many tokens of them a picture has (at least); ``easy``
     batches show one picture of a kind in :data:`EASY_SCENES`, on a bright ground: there the model
     finds out what to look at.
     """
@@ -371,8 +410,9 @@ class Batches:
         told: float = 0.15,
         search: float = 0.0,
         easy: bool = False,
+        questions: int = QUESTION_TOKENS,
     ) -> None:
-        self._talk = Talk(tokenizer, view, easy=easy)
+        self._talk = Talk(tokenizer, view, easy=easy, enough=questions)
         self._rows, self._seed = rows, seed
         self._padding = token(tokenizer, PADDING)
         self._patch = token(tokenizer, "<im_patch>")
@@ -382,15 +422,22 @@ class Batches:
         if easy:
             self._kinds = {"one": 1.0}
 
-    def batch(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch:
         rng = Random(f"{self._seed} {number}")
         kind = rng.choices([*self._kinds], [*self._kinds.values()])[0]
         count = max(1, round(self._rows * ROWS[kind]))
-        rows = [self._talk.row(rng, kind) for _ in range(count)]
-        return collate(rows, self._padding, self._patch)
+        rows = self._talk.rows(rng, kind, count)
+        return collate(rows, self._padding, self._patch, self._talk.sides, kind)
 
-    def after(self, number: int, step: int) -> Iterator[Batch]:
-        """From ``number`` on, every ``step``-th."""
-        while True:
-            yield self.batch(number)
-            number += step
+    def those(self, numbers: range, makers: int) -> Iterator[Batch]:
+        """Some of them, in order, drawn by ``makers`` processes (none: as they are asked for)."""
+        return iter(
+            DataLoader(
+                self,
+                None,
+                sampler=numbers,
+                num_workers=makers,
+                prefetch_factor=3 if makers else None,
+                multiprocessing_context="fork" if makers else None,
+            )
+        )

@@ -11,8 +11,9 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-Point = dict[str, float]
+Point = dict[str, Any]
 
 
 def points(file: Path) -> list[Point]:
@@ -31,6 +32,21 @@ def joined(curves: list[list[Point]]) -> list[Point]:
             further = {name: before[name] + point[name] for name in ("step", "seconds")}
             result.append({**point, **further})
     return result
+
+
+def device_of(point: Point) -> str:
+    """Where that step was made; on a CPU unless the line says otherwise."""
+    return str(point.get("device", "cpu"))
+
+
+def title(curve: list[Point]) -> str:
+    """How many steps, and how long they took where."""
+    seconds = {"cpu": 0.0, "cuda": 0.0}
+    for before, after in pairwise([{"seconds": 0}, *curve]):
+        seconds[device_of(after)] += after["seconds"] - before["seconds"]
+    parts = [f"{seconds['cpu'] / 3600:.1f} hours on 2 CPU cores"] if seconds["cpu"] else []
+    parts += [f"{seconds['cuda'] / 60:.0f} minutes on a GPU"] if seconds["cuda"] else []
+    return f"{curve[-1]['step']:.0f} steps: {' and '.join(parts)}"
 
 
 def draw(curve: list[Point], target: Path) -> None:
@@ -53,8 +69,10 @@ def draw(curve: list[Point], target: Path) -> None:
         if before["view"] != after["view"]:
             left.axvline(after["step"], color="grey", linestyle=":")
             left.text(after["step"], 2, f" {after['view']:.0f} px", color="grey")
-    hours = curve[-1]["seconds"] / 3600
-    left.set_title(f"{steps[-1]:.0f} steps in {hours:.1f} hours on 2 CPU cores")
+        if device_of(before) != device_of(after):
+            left.axvline(after["step"], color="grey", linestyle="--")
+            left.text(after["step"], 2, "GPU ", color="grey", horizontalalignment="right")
+    left.set_title(title(curve))
     figure.tight_layout()
     figure.savefig(target)
 

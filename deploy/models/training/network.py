@@ -5,7 +5,11 @@ Parameter names are those of the published checkpoints, so a state dict is a che
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +51,15 @@ class Batch:
         lengths: of the beginnings without padding, [batch].
         own: ids of the questions with their answers, one after the other, [batch, own length].
         targets: the ids of ``own`` that are to be learned, else ``IGNORED``.
+        learned: where in ``own``, flattened, the next token is to be learned. Looked up in advance,
+            for on a GPU looking up means waiting.
         segments, positions: see :meth:`Decoder.forward`.
-        views, crops: pixels, [n, 3, side, side].
+        pictures: uint8, what all views and crops hold, one after the other, each
+            [height, width, 3]. One flat tensor, because that travels fastest.
+        sizes: (height, width) of each of them.
         order: ``view`` or ``crop``, as they follow each other in ``shared``.
+        sides: of a view and of a crop as the tower gets it, in pixels.
+        kind: of its rows.
     """
 
     shared: Tensor
@@ -57,11 +67,38 @@ class Batch:
     lengths: Tensor
     own: Tensor
     targets: Tensor
+    learned: Tensor
     segments: Tensor
     positions: Tensor
-    views: Tensor
-    crops: Tensor
+    pictures: Tensor
+    sizes: list[tuple[int, int]]
     order: list[str]
+    sides: tuple[int, int]
+    kind: str = ""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same there."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=True))
+        return moved
+
+    def pixels(self, kind: str) -> Tensor:
+        """All views or all crops, [n, 3, side, side]."""
+        side = self.sides[0 if kind == "view" else 1]
+        parts = self.pictures.split([h * w * 3 for h, w in self.sizes])
+        seen = [
+            pixels(part.view(h, w, 3), side)
+            for part, (h, w), of in zip(parts, self.sizes, self.order, strict=True)
+            if of == kind
+        ]
+        return torch.stack(seen) if seen else torch.empty(0, 3, side, side)
+
+
+@cache
+def _mean_and_deviation(device: torch.device) -> list[Tensor]:
+    return [torch.tensor(of, device=device)[:, None, None] for of in (MEAN, STD)]
 
 
 def pixels(image: Tensor, size: int) -> Tensor:
@@ -74,8 +111,8 @@ def pixels(image: Tensor, size: int) -> Tensor:
     Returns:
         float32, [3, size, size], normalised, bilinear with antialiasing.
     """
-    x = image.permute(2, 0, 1).float() / 255
-    x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    mean, deviation = _mean_and_deviation(image.device)
+    x = (image.permute(2, 0, 1).float() / 255 - mean) / deviation
     return F.interpolate(
         x[None], (size, size), mode="bilinear", antialias=True, align_corners=False
     )[0]
@@ -118,8 +155,8 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        q, k = (t * cos + _rotate_pairs(t) * sin for t in (q, k))
+        cos, sin = angles.cos(), angles.sin()
+        q, k = ((t * cos + _rotate_pairs(t) * sin).to(x.dtype) for t in (q, k))
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -146,20 +183,21 @@ class VisionMlp(nn.Module):
 class VisionBlock(nn.Module):
     """Attention, then an MLP.
 
-    Attention over 2704 patches would be most of the cost of training. It starts scaled by zero,
-    which is the same as leaving it out, and nothing is learned that changes this.
+    Attention over 2704 patches is most of the cost of training on a CPU. It starts scaled by zero,
+    which is the same as leaving it out, until a state is loaded in which it is not.
     """
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         width = sizes.vision_width
+        self.attends = False
         self.attn = VisionAttention(width, sizes.vision_heads)
         self.ls_1, self.ls_2 = LayerScale(width, 0.0), LayerScale(width, 1.0)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = VisionMlp(width, sizes.mlp_ratio)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        if self.ls_1.gamma.any():
+        if self.attends:
             x = x + self.ls_1(self.attn(self.ln_1(x), angles))
         return x + self.ls_2(self.mlp(self.ln_2(x)))
 
@@ -199,7 +237,7 @@ class VisionModel(nn.Module):
         x = self.conv1(x)
         grid = x.shape[-1]
         x = self.ln_pre(x.flatten(2).transpose(1, 2) + self._positions(grid))
-        angles = _grid_angles(self.head_dim, grid, grid)
+        angles = _grid_angles(self.head_dim, grid, grid).to(x.device, non_blocking=True)
         for block in self.transformer.blocks():
             x = block(x, angles)
         x = x.transpose(1, 2).unflatten(-1, (grid, grid))
@@ -225,7 +263,7 @@ class Angles:
     @classmethod
     def at(cls, positions: Tensor, sizes: Sizes, dtype: torch.dtype) -> Angles:
         """For ``positions``, [batch, length]."""
-        powers = torch.arange(0, sizes.head_dim, 2).float() / sizes.head_dim
+        powers = torch.arange(0, sizes.head_dim, 2, device=positions.device) / sizes.head_dim
         inverse = 1.0 / sizes.rope_theta**powers
         angles = positions[:, None, :, None] * torch.cat((inverse, inverse))
         return cls(angles.cos().to(dtype), angles.sin().to(dtype))
@@ -267,10 +305,10 @@ class Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Causal without a mask; in float32, which is the faster one on CPUs."""
-    causal = mask is None
+    """Causal without a mask; on a CPU in float32, which is the faster one there."""
+    dtype = torch.float32 if q.device.type == "cpu" else q.dtype
     x = F.scaled_dot_product_attention(
-        q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal
+        q.to(dtype), k.to(dtype), v.to(dtype), attn_mask=mask, is_causal=mask is None
     )
     return x.transpose(1, 2).flatten(2).to(q.dtype)
 
@@ -327,10 +365,11 @@ class Decoder(nn.Module):
             positions: of ``own`` in the rotary embedding, [batch, own length].
         """
         length, own_length = shared.shape[1], own.shape[1]
-        where = (torch.arange(length)[None], positions)
+        device = shared.device
+        where = (torch.arange(length, device=device)[None], positions)
         angles = (Angles.at(where[0], self.s, shared.dtype), Angles.at(where[1], self.s, own.dtype))
-        beginning = (torch.arange(length) < lengths[:, None])[:, None].expand(-1, own_length, -1)
-        causal = torch.ones(own_length, own_length, dtype=torch.bool).tril()
+        beginning = (where[0] < lengths[:, None])[:, None].expand(-1, own_length, -1)
+        causal = torch.ones(own_length, own_length, dtype=torch.bool, device=device).tril()
         itself = causal & (segments[:, None] == segments[:, :, None])
         mask = torch.cat([beginning, itself], -1)[:, None]
         for layer in self.layers:
@@ -352,6 +391,15 @@ class StepVl(nn.Module):
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.04)
         nn.init.normal_(self.lm_head.weight, std=0.04)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As usual; and whether the tower's attention is more than zero is looked up here, once."""
+        keys = super().load_state_dict(state_dict, strict, assign)
+        for block in self.vision_model.transformer.blocks():
+            block.attends = bool(block.ls_1.gamma.any())
+        return keys
 
     def see(self, views: Tensor) -> Tensor:
         """[n, 3, side, side] -> [n, tokens, hidden]."""

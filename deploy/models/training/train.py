@@ -7,6 +7,10 @@ First easy pictures, then all. ``--view 364`` trains on a coarser grid of patche
 cheaper; convolutions, rotary positions and the (interpolated) position table carry over. Each batch
 is a pure function of the seed and its number, so a resumed run sees what an uninterrupted one
 would. ``--start CHECKPOINT`` begins with the weights of an exported checkpoint.
+
+On a GPU, where drawing takes longer than learning, many processes draw and one learns:
+
+    python -m deploy.models.training.train --device cuda --makers 15 --rows 48 --batches 4 ...
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,13 +33,14 @@ from torch.func import functional_call
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from deploy.models.training.batches import Batches
+from deploy.models.training.batches import QUESTION_TOKENS, Batches
 from deploy.models.training.checkpoint import load_checkpoint
-from deploy.models.training.network import IGNORED, VIEW, Batch, Sizes, StepVl
+from deploy.models.training.network import VIEW, Batch, Sizes, StepVl
 from deploy.models.training.vocabulary import build_tokenizer
 
 SAVE_SECONDS = 60.0
 WARM_UP = 150
+FIRST_SCALE = 0.01  # of the tower's attention, where it begins
 MEETING = "processes.tmp"  # where they find each other
 
 
@@ -47,18 +52,27 @@ def learning_rate(step: int, first: int, last: int, peak: float) -> float:
     return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 
+def in_steps(pictures: Tensor, step: int = 16) -> Tensor:
+    """With empty ones behind, to a multiple of ``step``. On a GPU every new number costs a search
+    for the best way to compute it, which takes longer than the computing."""
+    if pictures.device.type == "cpu":
+        return pictures
+    return F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, -len(pictures) % step))
+
+
 def see(model: StepVl, batch: Batch) -> Tensor:
     """Embeddings of all views and crops, in the order in which the rows hold them, [n, hidden].
 
     Crops are only looked at, not learned from: what they teach, the views teach too.
     """
-    if not len(batch.views):
+    if not batch.order:
         return torch.empty(0, model.sizes.hidden)
     dtype = model.lm_head.weight.dtype
-    views = iter(model.see(batch.views.to(dtype)))
-    with torch.no_grad():
-        crops = iter(model.see(batch.crops.to(dtype)) if len(batch.crops) else ())
-    return torch.cat([next(views) if kind == "view" else next(crops) for kind in batch.order])
+    seen = {"view": iter(model.see(in_steps(batch.pixels("view")).to(dtype)))}
+    if "crop" in batch.order:
+        with torch.no_grad():
+            seen["crop"] = iter(model.see(in_steps(batch.pixels("crop")).to(dtype)))
+    return torch.cat([next(seen[kind]) for kind in batch.order])
 
 
 class Loss(torch.nn.Module):
@@ -68,15 +82,14 @@ class Loss(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> tuple[Tensor, float]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         model = self.model
         pictures = see(model, batch)
         hidden = model(batch, pictures)
-        targets = batch.targets[:, 1:]
-        learned = targets != IGNORED
-        logits = model.lm_head(hidden[:, :-1][learned]).float()
-        right = (logits.argmax(-1) == targets[learned]).float().mean().item()
-        return F.cross_entropy(logits, targets[learned]), right
+        targets = batch.targets.flatten()[batch.learned + 1]
+        logits = model.lm_head(hidden.flatten(0, 1)[batch.learned]).float()
+        right = (logits.argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), right
 
 
 def kept_tokenizer(out: Path, start: Path | None, *, new_words: bool = False) -> Tokenizer:
@@ -125,13 +138,35 @@ def _optimizers(model: StepVl) -> list[torch.optim.Optimizer]:
     ]
 
 
+class Learned(NamedTuple):
+    """What a batch showed: its kind, loss and share of tokens predicted right, each a scalar (that
+    is still on the device, so that nothing waits for it)."""
+
+    kind: str
+    loss: Tensor
+    right: Tensor
+
+
+def means(history: list[Learned]) -> dict[str, float]:
+    """Loss, share of tokens predicted right, and that share by kind."""
+    figures = torch.tensor([[*map(float, one[1:])] for one in history])
+    kinds = [one.kind for one in history]
+    by_kind = {
+        kind: figures[[k == kind for k in kinds], 1].mean().item() for kind in sorted({*kinds})
+    }
+    loss, right = figures.mean(0).tolist()
+    figures_named = {"loss": loss, "right": right, **by_kind}
+    return {name: round(value, 4) for name, value in figures_named.items()}
+
+
 class Run:
     """A model, its optimisers and how far they are; kept in one file."""
 
-    def __init__(self, out: Path, seed: int, start: Path | None) -> None:
+    def __init__(self, out: Path, seed: int, start: Path | None, device: torch.device) -> None:
         torch.manual_seed(seed)
+        self.device = device
         self.tokenizer = kept_tokenizer(out, start)
-        self.model = StepVl(Sizes(self.tokenizer.get_vocab_size()))
+        self.model = StepVl(Sizes(self.tokenizer.get_vocab_size())).to(device)
         self.loss = Loss(self.model)
         self.optimizers = _optimizers(self.model)
         self.step = 0
@@ -145,7 +180,7 @@ class Run:
     def load(self) -> None:
         """Go on where an earlier run stopped, or start with a checkpoint's weights."""
         if self._file.exists():
-            state = torch.load(self._file, weights_only=True)
+            state = torch.load(self._file, weights_only=True, map_location=self.device)
             self.model.load_state_dict(state["model"])
             for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
@@ -154,6 +189,14 @@ class Run:
         elif self._start:
             model, words = load_checkpoint(self._start)
             self.model.load_state_dict(in_new_words(model, words, self.tokenizer))
+
+    def attend(self) -> None:
+        """Let the tower's attention begin, where it was left out."""
+        weights = self.model.state_dict()
+        for name, weight in weights.items():
+            if name.endswith("ls_1.gamma") and not weight.any():
+                weights[name] = torch.full_like(weight, FIRST_SCALE)
+        self.model.load_state_dict(weights)
 
     def begin_phase(self, last: int) -> None:
         """Learn until step ``last``; a new phase begins here, unless this one was interrupted."""
@@ -174,15 +217,16 @@ class Run:
         torch.save(state, temporary)
         temporary.replace(self._file)
 
-    def note(self, **figures: float) -> None:
+    def note(self, **figures: float | str) -> None:
         """Add a line to the learning curve."""
         line = json.dumps({"step": self.step, "seconds": round(self.seconds), **figures})
         with self._curve.open("a") as curve:
             curve.write(f"{line}\n")
         print(line, flush=True)
 
-    def learn(self, batch: Batch, rate: float) -> tuple[float, float]:
-        """One step; its loss and share of tokens predicted right.
+    def learn(self, batches: list[Batch], rate: float) -> list[Learned]:
+        """One step, from the mean over some batches; the loss of each and its share of tokens
+        predicted right.
 
         The arithmetic is in bfloat16, as in the engine; the weights are kept in float32.
         """
@@ -190,14 +234,17 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
-        rounded = {name: p.bfloat16() for name, p in self.loss.named_parameters()}
-        loss, right = functional_call(self.loss, rounded, (batch,))
-        loss.backward()
+        learned = []
+        for batch in batches:
+            rounded = {name: p.bfloat16() for name, p in self.loss.named_parameters()}
+            loss, right = functional_call(self.loss, rounded, (batch.to(self.device),))
+            (loss / len(batches)).backward()
+            learned.append(Learned(batch.kind, loss.detach(), right))
         self._average()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        return loss.item(), right
+        return learned
 
     def _average(self) -> None:
         """Gradients become the mean over all processes."""
@@ -216,11 +263,15 @@ class Run:
 def train(rank: int, options: argparse.Namespace) -> None:
     """From where the run is to ``options.steps``; process ``rank`` of ``options.processes``."""
     torch.set_num_threads(1)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # compiles for each length that it meets
     if options.processes > 1:
         store = f"file://{(options.out / MEETING).absolute()}"
         dist.init_process_group("gloo", store, rank=rank, world_size=options.processes)
-    run = Run(options.out, options.seed, options.start)
+    run = Run(options.out, options.seed, options.start, torch.device(options.device))
     run.load()
+    if options.tower_attention:
+        run.attend()
+    run.begin_phase(options.steps)
     batches = Batches(
         run.tokenizer,
         view=options.view,
@@ -230,21 +281,21 @@ def train(rank: int, options: argparse.Namespace) -> None:
         told=options.told,
         search=options.search,
         easy=options.easy,
+        questions=options.questions,
     )
-    run.begin_phase(options.steps)
+    first, last = (step * options.batches * options.processes for step in (run.step, options.steps))
+    stream = batches.those(range(first + rank, last, options.processes), options.makers)
     saved, history = time.monotonic(), []
-    stream = batches.after(run.step * options.processes + rank, options.processes)
+    began = saved - run.seconds
     while run.step < options.steps:
-        began = time.monotonic()
         rate = learning_rate(run.step, run.first, run.last, options.rate)
-        history.append(run.learn(next(stream), rate))
+        history += run.learn([next(stream) for _ in range(options.batches)], rate)
         run.step += 1
-        run.seconds += time.monotonic() - began
+        run.seconds = time.monotonic() - began
         if rank:
             continue
         if run.step % 50 == 0:
-            loss, right = (sum(column) / len(history) for column in zip(*history, strict=True))
-            run.note(loss=round(loss, 4), right=round(right, 4), view=options.view)
+            run.note(**means(history), view=options.view, device=options.device)
             history = []
         if time.monotonic() - saved > SAVE_SECONDS or run.step >= options.steps:
             run.save()
@@ -267,14 +318,25 @@ def main() -> int:
     )
     parser.add_argument("--easy", action="store_true", help="single pictures of a few kinds")
     parser.add_argument("--rows", type=int, default=8, help="rows in a batch of one process")
+    parser.add_argument("--batches", type=int, default=1, help="in a step of one process")
+    parser.add_argument(
+        "--questions", type=int, default=QUESTION_TOKENS, help="to each picture, tokens"
+    )
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, help="that learn; 2 on a CPU, 1 elsewhere")
+    parser.add_argument("--makers", type=int, default=0, help="processes that only draw")
+    parser.add_argument("--device", default="cpu", help="where to learn: cpu or cuda")
+    parser.add_argument(
+        "--tower-attention", action="store_true", help="begin it, where it was left out"
+    )
     parser.add_argument("--start", type=Path, help="a checkpoint to begin with")
     parser.add_argument("--new-words", action="store_true", help="not its tokenizer, but a new one")
     options = parser.parse_args()
     if options.view > VIEW:
         parser.error(f"the real view is {VIEW} pixels; a larger one teaches nothing")
+    if options.processes is None:
+        options.processes = 2 if options.device == "cpu" else 1
     options.out.mkdir(parents=True, exist_ok=True)
     kept_tokenizer(options.out, options.start, new_words=options.new_words)
     if options.processes == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,9 +19,11 @@ from deploy.models.training.batches import (
     Talk,
     collate,
     cut,
+    sides_of,
     tokens_of,
 )
 from deploy.models.training.checkpoint import load_checkpoint, mean_of, write_checkpoint
+from deploy.models.training.curve import joined, title
 from deploy.models.training.drawing import TINTS, render
 from deploy.models.training.evaluate import (
     HANDLINGS,
@@ -45,7 +48,7 @@ from deploy.models.training.scenes import (
     random_scene,
 )
 from deploy.models.training.talk import ASKERS, ask_scene, ask_two, describe, facts_of, thought_of
-from deploy.models.training.train import Loss, in_new_words, learning_rate, see
+from deploy.models.training.train import FIRST_SCALE, Loss, Run, in_new_words, learning_rate, see
 from deploy.models.training.unseen import unseen_picture
 from deploy.models.training.vocabulary import build_tokenizer
 from launcher.checkpoint import problems_of
@@ -326,7 +329,7 @@ def test_pixels_are_the_processors() -> None:
 
 def one(row: Row, number: int) -> Row:
     """The beginning with one question alone, as the engine would see it."""
-    return Row(row.ids, row.views, row.crops, row.order, [row.questions[number]])
+    return replace(row, questions=[row.questions[number]])
 
 
 def hidden(model: StepVl, batch: Batch) -> torch.Tensor:
@@ -339,10 +342,10 @@ def test_questions_in_one_row_do_not_see_each_other(model, tokenizer) -> None:
     patch = tokenizer.token_to_id("<im_patch>")
     rows = (Talk(tokenizer, VIEW).row(Random(seed), "one") for seed in range(11, 100))
     row = next(row for row in rows if len(row.questions) > 1)
-    together = hidden(model, collate([row], 0, patch))[0]
+    together = hidden(model, collate([row], 0, patch, sides_of(VIEW)))[0]
     start = 0
     for number, question in enumerate(row.questions):
-        alone = hidden(model, collate([one(row, number)], 0, patch))[0]
+        alone = hidden(model, collate([one(row, number)], 0, patch, sides_of(VIEW)))[0]
         packed = together[start : start + len(question.ids)]
         torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-4)
         start += len(question.ids)
@@ -351,9 +354,10 @@ def test_questions_in_one_row_do_not_see_each_other(model, tokenizer) -> None:
 def test_padding_changes_nothing(model, tokenizer) -> None:
     """A row beside a longer one gets the predictions that it gets by itself."""
     patch = tokenizer.token_to_id("<im_patch>")
-    rows = [Talk(tokenizer, VIEW).row(Random(3), kind) for kind in ("text first", "two")]
-    alone = hidden(model, collate(rows[:1], 0, patch))
-    beside = hidden(model, collate(rows, 0, patch))
+    talk = Talk(tokenizer, VIEW)
+    rows = [talk.rows(Random(3), kind, 1)[0] for kind in ("text first", "two")]
+    alone = hidden(model, collate(rows[:1], 0, patch, sides_of(VIEW)))
+    beside = hidden(model, collate(rows, 0, patch, sides_of(VIEW)))
     torch.testing.assert_close(beside[:1, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
 
 
@@ -366,6 +370,7 @@ def test_tower_attention_scaled_by_zero_is_left_out(tokenizer) -> None:
     for scale, same in ((1e-12, True), (0.5, False)):
         for block in fresh.vision_model.transformer.blocks():
             torch.nn.init.constant_(block.ls_1.gamma, scale)
+        fresh.load_state_dict(fresh.state_dict())
         assert torch.allclose(fresh.see(views), without) == same
 
 
@@ -374,8 +379,9 @@ def test_only_answers_and_thoughts_are_learned(tokenizer, kind: str) -> None:
     """No word of a question is a target, and every row ends with an end that is learned."""
     start, end = (tokenizer.token_to_id(t) for t in ("<|im_start|>", "<|im_end|>"))
     for seed in range(4):
-        row = Talk(tokenizer, VIEW).row(Random(seed), kind)
-        for question in row.questions:
+        rows = Talk(tokenizer, VIEW).rows(Random(seed), kind, 2)
+        assert len(rows) == 2
+        for question in [question for row in rows for question in row.questions]:
             learned = [t for t in question.targets if t != IGNORED]
             assert learned[-1] == end
             assert start not in learned
@@ -387,11 +393,70 @@ def test_a_batch_is_a_function_of_seed_and_number(tokenizer, easy: bool) -> None
     """A resumed run sees what an uninterrupted one would."""
 
     def made(number: int) -> Batch:
-        return Batches(tokenizer, view=VIEW, rows=2, seed=1, easy=easy).batch(number)
+        return Batches(tokenizer, view=VIEW, rows=2, seed=1, easy=easy)[number]
 
     assert torch.equal(made(3).own, made(3).own)
-    assert torch.equal(made(3).views, made(3).views)
+    assert torch.equal(made(3).pictures, made(3).pictures)
     assert not torch.equal(made(3).own, made(4).own)
+
+
+def test_makers_draw_what_would_have_been_drawn(tokenizer) -> None:
+    """Other processes draw ahead; batches and their order stay the same."""
+    batches = Batches(tokenizer, view=VIEW, rows=2, seed=4)
+    for drawn, alone in zip(batches.those(range(1, 8, 2), 2), range(1, 8, 2), strict=True):
+        expected = batches[alone]
+        assert (drawn.kind, drawn.order) == (expected.kind, expected.order)
+        assert torch.equal(drawn.own, expected.own)
+        assert torch.equal(drawn.pictures, expected.pictures)
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "large"])
+def test_pictures_arrive_as_they_were_drawn(tokenizer, kind: str) -> None:
+    """Packed into one tensor and taken out again, each view and crop has its own pixels."""
+    talk = Talk(tokenizer, VIEW)
+    rows = talk.rows(Random(8), kind, 2)
+    batch = collate(rows, 0, tokenizer.token_to_id("<im_patch>"), talk.sides, kind)
+    for of, side in zip(("view", "crop"), talk.sides, strict=True):
+        drawn = [
+            pixels(picture, side)
+            for row in rows
+            for picture, what in zip(row.pictures, row.order, strict=True)
+            if what == of
+        ]
+        seen = batch.pixels(of)
+        assert len(seen) == len(drawn)
+        assert all(torch.equal(a, b) for a, b in zip(seen, drawn, strict=True))
+
+
+def test_what_is_learned_is_looked_up_in_advance(tokenizer) -> None:
+    """Before each token that is a target, and nowhere else."""
+    batch = Batches(tokenizer, view=VIEW, rows=3, seed=2)[1]
+    expected = (batch.targets[:, 1:] != IGNORED).nonzero()
+    found = [(int(at) // batch.own.shape[1], int(at) % batch.own.shape[1]) for at in batch.learned]
+    assert found == [(row, at) for row, at in expected.tolist()]
+
+
+def test_the_towers_attention_begins_small_and_stays(tokenizer, tmp_path: Path) -> None:
+    """Where it was left out it begins; where it is learned its scale is kept."""
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    run = Run(tmp_path, 1, None, torch.device("cpu"))
+    blocks = run.model.vision_model.transformer.blocks()
+    assert not any(block.attends for block in blocks)
+    run.attend()
+    assert all(block.attends for block in blocks)
+    for block in blocks:
+        assert block.ls_1.gamma.tolist() == pytest.approx([FIRST_SCALE] * len(block.ls_1.gamma))
+    torch.nn.init.constant_(blocks[0].ls_1.gamma, 0.3)
+    run.attend()
+    assert float(blocks[0].ls_1.gamma.min()) == pytest.approx(0.3)
+
+
+def test_the_curve_says_where_it_was_trained() -> None:
+    """Hours on a CPU and minutes on a GPU are told apart."""
+    cpu = [{"step": 50, "seconds": 1800}, {"step": 100, "seconds": 3600}]
+    gpu = [{"step": 50, "seconds": 60, "device": "cuda"}]
+    assert title(cpu) == "100 steps: 1.0 hours on 2 CPU cores"
+    assert title(joined([cpu, gpu])) == "150 steps: 1.0 hours on 2 CPU cores and 1 minutes on a GPU"
 
 
 def test_a_few_steps_lower_the_loss(tokenizer) -> None:
@@ -399,7 +464,7 @@ def test_a_few_steps_lower_the_loss(tokenizer) -> None:
     torch.manual_seed(7)
     sizes = Sizes(tokenizer.get_vocab_size(), vision_width=16, vision_heads=2, **TINY)
     loss_of = Loss(StepVl(sizes))
-    batch = Batches(tokenizer, view=VIEW, rows=3, seed=2).batch(0)
+    batch = Batches(tokenizer, view=VIEW, rows=3, seed=2)[0]
     optimizer = torch.optim.AdamW(loss_of.parameters(), 5e-3)
     losses = []
     for _ in range(15):
