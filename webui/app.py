@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-import aiohttp
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +22,7 @@ from webui.engine_status import EngineProbe
 from webui.gateway.api import Gateway
 from webui.gateway.cache import AnswerCache
 from webui.gateway.chat import Chat
+from webui.gateway.engine_client import EngineClient
 from webui.gateway.errors import ApiError, engine_unavailable, shutting_down, unexpected
 from webui.gateway.exchange import address_of
 from webui.gateway.image_urls import ImageUrls
@@ -57,10 +57,8 @@ class Webui:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session = _engine_session(settings)
-        self._probe = EngineProbe(
-            self._session, settings.upstream, settings.model, settings.engine_state
-        )
+        self._engine = engine_client(settings)
+        self._probe = EngineProbe(self._engine, settings.model, settings.engine_state)
         self._page = LazyPage(self._build_page)
         self._page_client: openai.AsyncOpenAI | None = None
         self._batches: Batches | None = None
@@ -72,8 +70,7 @@ class Webui:
             settings.max_upload_mb, settings.max_request_mb, settings.image_hosts
         )
         self._relay = Relay(
-            self._session,
-            settings.upstream,
+            self._engine,
             self._unavailable,
             self._unfit,
             settings.keep_alive_s,
@@ -213,19 +210,14 @@ class Webui:
         if self._cache:
             self._cache.close()
         await self._image_urls.close()
-        await self._session.close()
+        self._engine.close()
+        self._gateway.write_log()
 
 
-def _engine_session(settings: Settings) -> aiohttp.ClientSession:
-    """Plain relaying: no cookies, no decompression, no limit on connections but the engine's."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        skip_auto_headers={"User-Agent", "Accept-Encoding"},
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=settings.upstream_idle_s
-        ),
+def engine_client(settings: Settings) -> EngineClient:
+    """Of the engine that the settings name."""
+    return EngineClient(
+        settings.upstream, connect_s=CONNECT_TIMEOUT_S, silence_s=settings.upstream_idle_s
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-import aiohttp
+from webui.gateway.engine_client import EngineClient, EngineGoneError, EngineRefusedError
 
 PROBE_TIMEOUT_S = 2.0
 LOOK_AGAIN_S = 1.0
@@ -99,11 +99,8 @@ class EngineProbe:
         state_file: what the parent writes; None where there is none.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, upstream: str, model: str, state_file: Path | None
-    ) -> None:
-        self._session = session
-        self._upstream = upstream
+    def __init__(self, engine: EngineClient, model: str, state_file: Path | None) -> None:
+        self._engine = engine
         self._model = model
         self._state_file = state_file
         self._looked_at = float("-inf")
@@ -169,11 +166,13 @@ class EngineProbe:
 
     async def _get(self, path: str) -> bytes | None:
         """What is there; None if that is no answer, or an error."""
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
         try:
-            async with self._session.get(f"{self._upstream}{path}", timeout=timeout) as response:
-                return await response.read() if response.status == 200 else None
-        except (TimeoutError, aiohttp.ClientError):
+            async with (
+                asyncio.timeout(PROBE_TIMEOUT_S),
+                await self._engine.request("GET", path) as answer,
+            ):
+                return await answer.read() if answer.status == 200 else None
+        except (TimeoutError, EngineRefusedError, EngineGoneError):
             return None
 
 

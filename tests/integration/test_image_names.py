@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import itertools
 import json
-from random import Random
+import os
 from typing import Any
 
 import openai
@@ -19,14 +18,11 @@ from integration.test_images import image, parts_seen, urls_seen
 from PIL import Image
 from support import wait_for
 
-_number = itertools.count()
-
 
 def fresh(noise: int = 8) -> str:
     """A picture that was never sent before, as a data URL; three bytes a pixel, of its side."""
     stream = io.BytesIO()
-    pixels = Random(next(_number)).randbytes(3 * noise * noise)
-    Image.frombytes("RGB", (noise, noise), pixels).save(stream, "PNG")
+    Image.frombytes("RGB", (noise, noise), os.urandom(3 * noise * noise)).save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 

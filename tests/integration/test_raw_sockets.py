@@ -27,7 +27,7 @@ from deployments import Engine, Webui, running_webui
 from raw_corpus import BODY, CL, HOST, NOT_OFFERED, PATH, REFUSED, START, TAKEN, TE, get, plain
 from support import free_port, wait_for
 
-from webui.app import _engine_session
+from webui.app import engine_client
 from webui.settings import Settings
 
 HEAD_S = 0.8
@@ -472,12 +472,13 @@ def test_an_idle_connection_to_the_engine_is_dropped_before_the_engine_does() ->
         await runner.setup()
         port = free_port()
         await web.TCPSite(runner, "127.0.0.1", port).start()
-        url = f"http://127.0.0.1:{port}/"
-        async with _engine_session(Settings()) as session:
+        settings = Settings(upstream=f"http://127.0.0.1:{port}")
+        with contextlib.closing(engine_client(settings)) as engine:
 
             async def ask() -> None:
-                async with session.get(url) as response:
-                    assert response.status == 200
+                async with await engine.request("GET", "/") as answer:
+                    assert await answer.read() == b""
+                assert answer.status == 200
 
             await asyncio.gather(*(ask() for _ in range(50)))
             await asyncio.sleep(4.95)

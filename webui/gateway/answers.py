@@ -135,6 +135,8 @@ class AnswerEvents:
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are whole by now, as the client gets them."""
+        if not self._rest and 0 <= chunk.find(_END) == len(chunk) - len(_END):
+            return self._event(chunk[: -len(_END)])  # one event, as nearly always
         *events, self._rest = (self._rest + chunk).split(_END)
         return b"".join([self._event(event) for event in events])
 

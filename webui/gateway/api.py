@@ -59,6 +59,7 @@ PREFLIGHT = (
     (b"access-control-max-age", b"600"),
 )
 
+LOG_DELAY_S = 0.1
 TEXT_PATH = "/v1/completions"
 
 Handler = Callable[[bytes, Exchange], Awaitable[None]]
@@ -92,6 +93,7 @@ class Gateway:
         self._metrics = metrics
         self._at_once = AtOnce(settings.max_requests)
         self._running = Running()
+        self._lines: list[str] = []
         # The engine has many more paths; some load code or stop it. Nothing else is passed on.
         self._routes: Mapping[str, tuple[str, Handler]] = {
             "/models": ("GET", self._models),
@@ -105,7 +107,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, send)
-        self._metrics.running.inc()
+        self._metrics.running += 1
         try:
             self._allow_origin(scope, exchange)
             if scope["method"] == "OPTIONS" and exchange.foreign:
@@ -132,7 +134,7 @@ class Gateway:
         finally:
             if not exchange.status:
                 exchange.code = exchange.code or "client_gone"
-            self._metrics.running.dec()
+            self._metrics.running -= 1
             self._metrics.note(exchange)
             self._log(exchange)
 
@@ -158,11 +160,20 @@ class Gateway:
             # not complete, and breaks the connection off.
             exchange.code = shutting_down().code
 
-    @staticmethod
-    def _log(exchange: Exchange) -> None:
-        """A line in the form of the log's others; logging itself would take four times as long."""
+    def _log(self, exchange: Exchange) -> None:
+        """A line in the form of the log's others; logging itself would take four times as long.
+        Lines of the same moment are written together.
+        """
+        self._lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} INFO {exchange}\n")
+        if len(self._lines) == 1:
+            asyncio.get_running_loop().call_later(LOG_DELAY_S, self.write_log)
+
+    def write_log(self) -> None:
+        """Write the lines that wait."""
+        lines = "".join(self._lines)
+        self._lines.clear()
         with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to fail
-            sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} INFO {exchange}\n")
+            sys.stdout.write(lines)
 
     def _allow_origin(self, scope: Scope, exchange: Exchange) -> None:
         """Pages of other origins may read answers only where the operator has named them."""
@@ -246,8 +257,10 @@ class Gateway:
         self, document: dict[str, Any], size: int, exchange: Exchange, form: Form
     ) -> None:
         """A chat in whatever form. What is not streamed may take long in silence."""
-        patience = self._settings.keep_alive_s if self._settings.json_keep_alive else None
-        async with exchange.kept_alive(None if document.get("stream") else patience):
+        if not self._settings.json_keep_alive or document.get("stream"):
+            await self._chat.answer(document, size, exchange, form)
+            return
+        async with exchange.kept_alive(self._settings.keep_alive_s):
             await self._chat.answer(document, size, exchange, form)
 
     async def _completions(self, body: bytes, exchange: Exchange) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 
 from webui.gateway.answers import AnswerEvents
 from webui.gateway.cache import AnswerCache, cache_key, cacheable
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded
+from webui.gateway.engine_client import EngineAnswer
 from webui.gateway.errors import wrong
 from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
@@ -164,7 +164,7 @@ class Chat:
         return request
 
     async def _send_events(
-        self, request: ChatRequest, response: aiohttp.ClientResponse, exchange: Exchange, form: Form
+        self, request: ChatRequest, response: EngineAnswer, exchange: Exchange, form: Form
     ) -> None:
         events = AnswerEvents(
             limit=request.limit,
@@ -175,7 +175,7 @@ class Chat:
             thoughts=request.thoughts,
         )
 
-        async def again() -> aiohttp.ClientResponse:
+        async def again() -> EngineAnswer:
             return await self._whole.open(request.without_thought())
 
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
-from uuid import uuid4
 
 from starlette.types import Message, Scope, Send
 
@@ -22,7 +23,11 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 def address_of(scope: Scope) -> str:
     """The client's, or ``-``: a proxy on this machine may pass on whatever it was sent."""
-    given = (scope.get("client") or ("", 0))[0]
+    return _address((scope.get("client") or ("", 0))[0])
+
+
+@functools.lru_cache(maxsize=1024)
+def _address(given: str) -> str:
     try:
         return str(ipaddress.ip_address(given))
     except ValueError:
@@ -39,7 +44,7 @@ class Exchange:
         """A route of ours, or empty."""
         self.client = address_of(scope)
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        self.id = given if REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+        self.id = given if REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
         self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", self.id)]
         """Added to the answer's own."""
         self.foreign = False
@@ -116,11 +121,8 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": [*headers]})
 
     @contextlib.asynccontextmanager
-    async def kept_alive(self, every_s: float | None) -> AsyncIterator[None]:
+    async def kept_alive(self, every_s: float) -> AsyncIterator[None]:
         """While the block runs, begin the JSON answer with white space that proxies see."""
-        if every_s is None:
-            yield
-            return
         breathing = asyncio.create_task(self._breathe(every_s))
         try:
             yield

@@ -83,6 +83,9 @@ FIELDS: Mapping[str, Fields] = {
 }
 
 
+KNOWN: Mapping[str, frozenset[str]] = {path: fields.known for path, fields in FIELDS.items()}
+
+
 def check_fields(path: str, document: dict[str, Any]) -> bool:
     """Take out what has no effect; whether there was any.
 
@@ -90,7 +93,7 @@ def check_fields(path: str, document: dict[str, Any]) -> bool:
         ApiError: a field is unknown, or beyond its limit.
     """
     fields = FIELDS[path]
-    unknown = document.keys() - fields.known
+    unknown = document.keys() - KNOWN[path]
     if unknown:
         name = min(unknown)
         raise unsupported(name[:100], "is not supported here")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 
-import aiohttp
 import orjson
 from starlette.types import Message, Receive, Scope, Send
-from yarl import URL
 
 from webui.gateway.answers import AnswerEvents
+from webui.gateway.engine_client import (
+    EngineAnswer,
+    EngineClient,
+    EngineGoneError,
+    EngineRefusedError,
+)
 from webui.gateway.errors import (
     ApiError,
     engine_lost,
@@ -32,11 +38,11 @@ KEEP_ALIVE = b": keep-alive\n\n"
 END_OF_EVENT = b"\n\n"
 
 # What ends a stream before its end.
-BREAKS = (TimeoutError, aiohttp.ClientError, ApiError, asyncio.CancelledError)
+BREAKS = (TimeoutError, EngineGoneError, ApiError, asyncio.CancelledError)
 
-JSON_HEADERS = {"content-type": "application/json"}
+EVENT_STREAM = b"text/event-stream"
 # What of an answer's headers belongs to the answer and not to the connection it came over.
-KEPT_HEADERS = ("content-type", "content-length")
+KEPT_HEADERS = (b"content-type", b"content-length")
 
 
 class ClientGoneError(Exception):
@@ -116,12 +122,11 @@ async def unless(end: Awaitable[object], work: Awaitable[None]) -> None:
 
 
 class Relay:
-    """One engine, reached through one pool of connections."""
+    """The way to the engine."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
-        upstream: str,
+        engine: EngineClient,
         unavailable: Callable[[], ApiError],
         unfit: Callable[[], ApiError | None],
         keep_alive_s: float,
@@ -131,9 +136,7 @@ class Relay:
             unavailable: why an engine that refuses the connection does so.
             unfit: why one that does not refuse should be asked nothing now.
         """
-        self._session = session
-        self._upstream = upstream
-        self._urls: dict[str, URL] = {}
+        self._engine = engine
         self._unavailable = unavailable
         self._unfit = unfit
         self._keep_alive_s = keep_alive_s
@@ -145,7 +148,7 @@ class Relay:
         """
         self._stopped = True
 
-    async def open(self, method: str, path: str, body: bytes | None) -> aiohttp.ClientResponse:
+    async def open(self, method: str, path: str, body: bytes | None) -> EngineAnswer:
         """Send a request and wait for the answer's headers.
 
         Raises:
@@ -156,15 +159,13 @@ class Relay:
             raise shutting_down()
         if method == "POST" and (error := self._unfit()) is not None:
             raise error
-        url = self._urls.get(path) or self._urls.setdefault(path, URL(f"{self._upstream}{path}"))
-        headers = JSON_HEADERS if body is not None else None
         try:
-            return await self._session.request(method, url, data=body, headers=headers)
-        except aiohttp.ClientConnectorError:
+            return await self._engine.request(method, path, body)
+        except EngineRefusedError:
             raise self._unavailable() from None
         except TimeoutError:
             raise engine_stalled() from None
-        except aiohttp.ClientError:
+        except EngineGoneError:
             raise engine_lost() from None
 
     async def fetch_json(self, path: str) -> dict[str, Any]:
@@ -188,11 +189,11 @@ class Relay:
         async with await self.open("GET", path, None) as response:
             try:
                 return await response.read() if response.status == 200 else b""
-            except (TimeoutError, aiohttp.ClientError):
+            except (TimeoutError, EngineGoneError):
                 raise engine_lost() from None
 
     @staticmethod
-    async def read_json(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    async def read_json(response: EngineAnswer) -> dict[str, Any]:
         """The object in an answer, whatever its status.
 
         Raises:
@@ -202,7 +203,7 @@ class Relay:
             document = orjson.loads(await response.read())
         except TimeoutError:
             raise engine_stalled() from None
-        except (aiohttp.ClientError, ValueError):
+        except (EngineGoneError, ValueError):
             raise engine_lost() from None
         if not isinstance(document, dict):
             raise engine_lost()
@@ -222,20 +223,20 @@ class Relay:
                 if is_event_stream(response):
                     await self._forward_events(response, send, feed, lambda: False)
                 else:
-                    async for chunk in response.content.iter_any():
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    body = await response.read()
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
             except BREAKS as broke:
-                error = self._reason(broke, whole=response.content.at_eof())
+                error = self._reason(broke, whole=response.whole)
             last = _early_end(response, error) if error else b""
             await send({"type": "http.response.body", "body": last})
             return error
 
     async def forward_answer(
         self,
-        response: aiohttp.ClientResponse,
+        response: EngineAnswer,
         events: AnswerEvents,
         translated: Callable[[bytes], bytes],
-        again: Callable[[], Awaitable[aiohttp.ClientResponse]],
+        again: Callable[[], Awaitable[EngineAnswer]],
         send: Send,
     ) -> ApiError | None:
         """Relay a chat stream in the shape that ``events`` gives it; why it broke off, if it did.
@@ -284,7 +285,7 @@ class Relay:
 
     async def _forward_events(
         self,
-        response: aiohttp.ClientResponse,
+        response: EngineAnswer,
         send: Send,
         feed: Callable[[bytes], bytes],
         ended: Callable[[], bool],
@@ -294,70 +295,116 @@ class Relay:
 
         Proxies cut connections on which nothing comes, often after 100 s; a model may think longer.
         """
-        heartbeat = Heartbeat(send, self._keep_alive_s)
-        beating = asyncio.create_task(heartbeat.run())
-        try:
-            async for chunk in response.content.iter_any():
+        outlet = Outlet(send, self._keep_alive_s, response)
+        error: ApiError | None = None
+
+        def take(chunk: bytes) -> bool:
+            nonlocal error
+            try:
                 out = feed(chunk)
-                if out:
-                    await heartbeat.pass_on(out)
-                if ended():
-                    return
+            except ApiError as raised:
+                error = raised
+                return True
+            if out:
+                outlet.pass_on(out)
+            return ended()
+
+        try:
+            await response.stream(take)
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            await outlet.close()
+        if error is not None:
+            raise error
 
 
-class Heartbeat:
+class Outlet:
     """Passes a stream on, and sends a comment after ``seconds`` without anything else.
 
-    Comments come between events only, also while a slow reader holds up what was sent before.
+    What comes goes out in the same moment, without a task that would have to be woken. Only where
+    the client does not keep up is there one, and the engine's answer is read no further meanwhile.
     """
 
-    def __init__(self, send: Send, seconds: float) -> None:
+    def __init__(self, send: Send, seconds: float, source: EngineAnswer) -> None:
         self._send = send
         self._seconds = seconds
-        self._sending = asyncio.Lock()
-        self._clock = asyncio.get_running_loop().time
-        self._last = self._clock()
+        self._source = source
+        self._waiting: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
         self._end = END_OF_EVENT  # the last bytes that went out
+        self._timer = self._loop.call_later(seconds, self._beat)
 
-    async def pass_on(self, chunk: bytes) -> None:
-        async with self._sending:
-            self._end = (self._end + chunk)[-len(END_OF_EVENT) :]
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-            self._last = self._clock()
+    def pass_on(self, chunk: bytes) -> None:
+        """To be called no more while the source is paused."""
+        self._end = (self._end + chunk[-len(END_OF_EVENT) :])[-len(END_OF_EVENT) :]
+        self._last = self._loop.time()
+        rest = begun(self._send({"type": "http.response.body", "body": chunk, "more_body": True}))
+        if rest is not None:
+            self._source.pause()
+            self._waiting = asyncio.create_task(self._until_sent(rest))
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(self._last + self._seconds - self._clock())
-            async with self._sending:
-                if self._clock() - self._last < self._seconds:
-                    continue
-                if self._end == END_OF_EVENT:
-                    comment = {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
-                    await self._send(comment)
-                self._last = self._clock()
+    async def close(self) -> None:
+        """Send nothing more, but for what waits for its client."""
+        self._timer.cancel()
+        if self._waiting is not None:
+            await self._waiting
+
+    async def _until_sent(self, rest: Awaitable[None]) -> None:
+        await rest
+        self._last = self._loop.time()
+        self._waiting = None
+        self._source.resume()
+
+    def _beat(self) -> None:
+        """A comment may stand between events only."""
+        left = self._last + self._seconds - self._loop.time()
+        if left <= 0 and self._waiting is None and self._end == END_OF_EVENT:
+            self.pass_on(KEEP_ALIVE)
+        self._timer = self._loop.call_later(left if left > 0 else self._seconds, self._beat)
 
 
-def is_event_stream(response: aiohttp.ClientResponse) -> bool:
-    return response.content_type == "text/event-stream"
+def begun(work: Awaitable[None]) -> Awaitable[None] | None:
+    """Do it up to where it first waits; the rest, to be awaited, or None if there is none.
+
+    ``asyncio`` has this as eager tasks, from Python 3.12 on.
+    """
+    steps = work.__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration:
+        return None
+    return _rest(steps, waits_for)
 
 
-def _start(response: aiohttp.ClientResponse) -> Message:
-    headers = [
-        (name.encode(), response.headers[name].encode("latin-1"))
-        for name in KEPT_HEADERS
-        if name in response.headers
-    ]
+@types.coroutine
+def _rest(steps: Generator[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            got = yield waits_for
+        except BaseException as error:  # noqa: BLE001  (to be raised where it is waited)
+            step = partial(steps.throw, error)
+        else:
+            step = partial(steps.send, got)
+        try:
+            waits_for = step()
+        except StopIteration:
+            return
+
+
+def is_event_stream(response: EngineAnswer) -> bool:
+    return response.content_type == EVENT_STREAM
+
+
+def _start(response: EngineAnswer) -> Message:
+    given = response.headers
+    headers = [(name, given[name]) for name in KEPT_HEADERS if name in given]
     if is_event_stream(response):
         # Proxies in front of us must neither collect nor keep a stream.
         headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
     return {"type": "http.response.start", "status": response.status, "headers": headers}
 
 
-def _early_end(response: aiohttp.ClientResponse, error: ApiError) -> bytes:
+def _early_end(response: EngineAnswer, error: ApiError) -> bytes:
     """What ends a broken answer so that it cannot be taken for a whole one.
 
     Raises:

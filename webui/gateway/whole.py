@@ -6,11 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import aiohttp
-
 from webui.gateway.answers import ABORTED, is_unanswered, shape
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded
+from webui.gateway.engine_client import EngineAnswer
 from webui.gateway.errors import engine_lost, is_lost
 from webui.gateway.images import Placed
 from webui.gateway.json_answers import JsonAnswers, no_json, told
@@ -74,7 +73,7 @@ class WholeAnswers:
         self._relay = relay
         self._context = context
 
-    async def open(self, request: ChatRequest) -> aiohttp.ClientResponse:
+    async def open(self, request: ChatRequest) -> EngineAnswer:
         """Send a request to the engine, in terms that it knows.
 
         Raises:

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from webui.engine_status import PHASES, Cause, EngineProbe, EngineStatus
+from webui.gateway.engine_client import EngineClient
 
 GONE = 2**22 + 1
 """No process has this number."""
@@ -30,7 +30,7 @@ def written(path: Path, **more: Any) -> Path:
 
 
 def explained(path: Path) -> EngineStatus:
-    return EngineProbe(None, "http://x", "one", path).explanation()  # type: ignore[arg-type]
+    return EngineProbe(None, "one", path).explanation()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,9 @@ async def probe_of(
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    async with aiohttp.ClientSession() as session:
-        yield EngineProbe(session, f"http://127.0.0.1:{port}", "one", state)
+    engine = EngineClient(f"http://127.0.0.1:{port}", connect_s=1, silence_s=60)
+    yield EngineProbe(engine, "one", state)
+    engine.close()
     await runner.cleanup()
 
 
@@ -268,7 +269,7 @@ def test_engine_that_hangs_or_stops_is_asked_nothing(
 ) -> None:
     """It would take requests, and keep or abort them. What it was a second ago is good enough."""
     path = written(tmp_path / "engine.json", phase=phase)
-    probe = EngineProbe(None, "http://x", "one", path)  # type: ignore[arg-type]
+    probe = EngineProbe(None, "one", path)  # type: ignore[arg-type]
     assert (probe.unfit() is not None) is unfit
     written(path, phase="ready" if unfit else "stalled")
     assert (probe.unfit() is not None) is unfit

@@ -8,10 +8,10 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from deployments import Engine, answers
 from hypothesis import given, settings
@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse
 from support import wait_for
 
 from webui.engine_status import EngineProbe
+from webui.gateway.engine_client import EngineClient
 from webui.health import Health
 
 REQUEST = Request({"type": "http"})
@@ -33,8 +34,8 @@ def asked(
     """The answer to ``live``, ``ready`` or ``started``, and its document."""
 
     async def run() -> JSONResponse:
-        async with aiohttp.ClientSession() as session:
-            health = Health(EngineProbe(session, engine, model, state))
+        with closing(EngineClient(engine, connect_s=1, silence_s=60)) as client:
+            health = Health(EngineProbe(client, model, state))
             answer: JSONResponse = await getattr(health, question)(REQUEST)
             return answer
 
