@@ -171,6 +171,10 @@ class FakeVllm:
     async def tokenize(self, request: web.Request) -> web.Response:
         """Words as tokens, each with the white space before it."""
         asked = await request.json()
+        if asked.get("model", self.names[0]) not in self.names:
+            message = "The model does not exist."
+            error = {"message": message, "type": "NotFoundError", "code": 404, "param": "model"}
+            return web.json_response({"error": error}, status=404)
         text = asked["prompt"] if "prompt" in asked else said_in(asked["messages"])
         tokens = [
             self.numbers.setdefault(w, len(self.numbers)) for w in re.findall(r"\s*\S+", text)

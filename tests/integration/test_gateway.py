@@ -26,7 +26,7 @@ def client(webui: Webui, prefix: str = "/api/v1") -> openai.OpenAI:
 
 
 def ask(webui: Webui, **more: Any) -> Any:
-    return client(webui).chat.completions.create(model="one", messages=HELLO, **more)
+    return client(webui).chat.completions.create(**{"model": "one", "messages": HELLO, **more})
 
 
 def raw(webui: Webui, request: bytes) -> bytes:

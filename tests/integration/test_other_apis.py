@@ -57,6 +57,43 @@ def test_a_message(webui: Webui) -> None:
     assert webui.engine.seen()[-1]["body"]["thinking_token_budget"] == 2000
 
 
+def test_tokens_of_a_message_can_be_counted(webui: Webui) -> None:
+    """System prompt, turns and pictures; the name may choose a mode. Nothing is generated."""
+    content: Any = [
+        {"type": "image", "source": {"type": "url", "url": fresh()}},
+        {"type": "text", "text": "What is it?"},
+    ]
+    with messages(webui) as api:
+        turns: Any = [{"role": "user", "content": content}]
+        count = api.messages.count_tokens(model="one:fast", system="Be brief.", messages=turns)
+        assert count.input_tokens == 5 + 171
+        with pytest.raises(anthropic.BadRequestError, match=r"messages\.0\.role"):
+            api.messages.count_tokens(model="one", messages=[{"role": "x", "content": "a"}])  # type: ignore[typeddict-item]
+        with pytest.raises(anthropic.NotFoundError, match="does not exist"):
+            api.messages.count_tokens(model="nobody", messages=HELLO)
+    assert webui.engine.seen() == []
+
+
+def test_some_of_the_tools_may_be_allowed(webui: Webui) -> None:
+    """In the chat's form and in that of responses; the engine gets these alone."""
+    functions = [{"name": name, "parameters": {"type": "object"}} for name in ("f", "g")]
+    chat_tools: Any = [{"type": "function", "function": function} for function in functions]
+    tools: Any = [{"type": "function", "strict": None, **function} for function in functions]
+    allowed: Any = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "g"}}]}
+    choice: Any = {"type": "allowed_tools", "allowed_tools": allowed}
+    other: Any = {"type": "allowed_tools", "mode": "auto"}
+    other["tools"] = [{"type": "function", "name": "g"}]
+    with responses(webui) as api:
+        api.chat.completions.create(
+            model="one", messages=[HELLO[0]], tools=chat_tools, tool_choice=choice
+        )
+        api.responses.create(model="one", input="hello", tools=tools, tool_choice=other)
+    for seen in webui.engine.seen():
+        body = seen["body"]
+        assert [tool["function"]["name"] for tool in body["tools"]] == ["g"]
+        assert body["tool_choice"] == "auto"
+
+
 def test_a_limit_is_a_limit_in_both(webui: Webui) -> None:
     """Of the answer; the thought before it does not count."""
     webui.engine.script(thought=100, words=50)

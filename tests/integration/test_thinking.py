@@ -131,6 +131,29 @@ def test_stray_tags_do_not_reach_the_text(webui: Webui, stream: bool) -> None:
     assert text == f"{GIVEN}  a < b  1"
 
 
+@pytest.mark.parametrize("begun", ["It is", "<think>It is round.</think>It is"])
+def test_a_continued_answer_is_no_thought(webui: Webui, begun: str) -> None:
+    """The engine's parser sees no end of a thought, because that came before; it is not asked
+    again for an answer."""
+    webui.engine.script(never_answers=True)
+    messages: Any = [*HELLO, {"role": "assistant", "content": begun}]
+    own = {"continue_final_message": True, "add_generation_prompt": False}
+    message = ask(webui, messages=messages, extra_body=own).choices[0].message
+    assert message.content == "Hmm." * 5
+    assert message.reasoning is None
+    assert len(webui.engine.seen()) == 1
+
+
+def test_a_continued_thought_stays_one(webui: Webui) -> None:
+    """It is not closed yet; so the answer to it is asked for."""
+    webui.engine.script(never_answers=True, words=2)
+    messages: Any = [*HELLO, {"role": "assistant", "content": "<think>It is"}]
+    own = {"continue_final_message": True, "add_generation_prompt": False}
+    message = ask(webui, messages=messages, extra_body=own).choices[0].message
+    assert message.reasoning == "Hmm." * 5
+    assert message.content
+
+
 def test_tokenize_counts_pictures(webui: Webui) -> None:
     """A text or a conversation; a picture costs what the processor makes of it."""
     status, _, answer = request(webui, "POST", "/v1/tokenize", b'{"model": "one", "prompt": "a b"}')

@@ -100,6 +100,7 @@ class Gateway:
             "/chat/completions": ("POST", self._chat_completions),
             "/responses": ("POST", self._responses),
             "/messages": ("POST", self._messages),
+            "/messages/count_tokens": ("POST", self._count_tokens),
             "/completions": ("POST", self._completions),
             "/tokenize": ("POST", self._tokenize),
             "/images/inspect": ("POST", self._inspect),
@@ -187,7 +188,7 @@ class Gateway:
         if path not in self._routes:
             raise not_found(scope["path"])
         exchange.path = path
-        if path == "/messages":
+        if path.startswith("/messages"):
             exchange.error_body = messages.error_body
         method, handler = self._routes[path]
         if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
@@ -287,7 +288,14 @@ class Gateway:
     async def _tokenize(self, body: bytes, exchange: Exchange) -> None:
         document = parsed(body)
         check_fields("/tokenize", document)
-        await exchange.send_json(*await self._chat.tokenize(document))
+        answer, status = await self._chat.tokenize(document)
+        await exchange.send_json(encoded(answer), status)
+
+    async def _count_tokens(self, body: bytes, exchange: Exchange) -> None:
+        answer, status = await self._chat.tokenize(messages.to_count(parsed(body)))
+        if status != 200:
+            raise failure(answer, status)
+        await exchange.send_json(encoded({"input_tokens": answer["count"]}))
 
     async def _inspect(self, body: bytes, exchange: Exchange) -> None:
         await exchange.send_json(await self._images.inspect(body))

@@ -20,6 +20,7 @@ from webui.gateway.images import Images
 from webui.gateway.json_answers import JsonAnswers
 from webui.gateway.relay import Relay, is_event_stream
 from webui.gateway.thinking import Thinking, put_in
+from webui.gateway.tool_choice import allow_tools
 from webui.gateway.whole import ChatRequest, WholeAnswers
 
 # Of ordinary text; for a stream that ends before it is known.
@@ -123,12 +124,14 @@ class Chat:
         await exchange.send_json(encoded(form.whole(answer)))
         return answer
 
-    async def tokenize(self, document: dict[str, Any]) -> tuple[bytes, int]:
-        """How many tokens a text or a conversation is, pictures included, and the status.
+    async def tokenize(self, document: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """How many tokens a text or a conversation is, pictures included: the engine's answer, and
+        its status.
 
         Raises:
             ApiError: an image cannot be used, or the engine is not there.
         """
+        self._thinking.taken_from(document)
         images = await self._images.put_in(document)
         return await self._context.tokenized(document, images.tokens)
 
@@ -136,6 +139,7 @@ class Chat:
         check_fields(PATH, document)
         if not isinstance(document.get("messages"), list):
             raise wrong("messages", "must be a list")
+        allow_tools(document)
         allowance = self._thinking.taken_from(document)
         images = await self._images.put_in(document)
         text_bytes = size - images.characters

@@ -69,7 +69,9 @@ class Context:
         count = (await self._ask("/tokenize", asked))[1].get("count")
         return count if isinstance(count, int) else None
 
-    async def tokenized(self, document: dict[str, Any], image_tokens: int) -> tuple[bytes, int]:
+    async def tokenized(
+        self, document: dict[str, Any], image_tokens: int
+    ) -> tuple[dict[str, Any], int]:
         """The engine's answer on a text or a conversation, and its status. Pictures are counted,
         but are not in the list of tokens.
 
@@ -81,7 +83,7 @@ class Context:
         status, answer = await self._ask("/tokenize", document)
         if isinstance(answer.get("count"), int):
             answer["count"] += image_tokens
-        return encoded(answer), status
+        return answer, status
 
     async def first_tokens(self, text: str, most: int) -> str | None:
         """What remains of a text with at most so many tokens; None where that is all of it."""

@@ -91,6 +91,16 @@ def to_chat(document: dict[str, Any]) -> dict[str, Any]:
     return chat
 
 
+def to_count(document: dict[str, Any]) -> dict[str, Any]:
+    """A request to count a conversation's tokens as one for ``/tokenize``.
+
+    Raises:
+        ApiError: as :func:`to_chat`.
+    """
+    chat = to_chat({"max_tokens": 1, **document})
+    return {name: chat[name] for name in ("model", "messages", "tools") if name in chat}
+
+
 def from_chat(answer: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     """A whole chat answer as a message.
 

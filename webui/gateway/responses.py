@@ -219,8 +219,17 @@ def _put_tools(given: dict[str, Any], chat: dict[str, Any]) -> None:
     if isinstance(choice, dict) and choice.get("type") == "function":
         name = expect(choice.get("name"), str, "tool_choice.name")
         chat["tool_choice"] = {"type": "function", "function": {"name": name}}
+    elif isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        allowed = expect(choice.get("tools"), list, "tool_choice.tools")
+        named = [{"function": tool} for tool in allowed]
+        chat["tool_choice"] = {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": choice.get("mode"), "tools": named},
+        }
     elif choice not in ("none", "auto", "required"):
-        raise unsupported("tool_choice", "must be none, auto, required or a function")
+        raise unsupported(
+            "tool_choice", "must be none, auto, required, a function or allowed_tools"
+        )
     elif tools or choice == "required":  # the engine refuses other choices of nothing
         chat["tool_choice"] = choice
 

@@ -52,6 +52,14 @@ class ChatRequest:
     def choices(self) -> int:
         return self.document.get("n") or 1
 
+    @property
+    def continues_an_answer(self) -> bool:
+        """Whether the engine goes on with a text whose thought, if any, is closed."""
+        if not self.document.get("continue_final_message"):
+            return False
+        text = str(self.document["messages"][-1].get("content"))
+        return text.count("<think>") <= text.count("</think>")
+
     def without_thought(
         self, *, choices: int = 1, messages: list[Any] | None = None
     ) -> ChatRequest:
@@ -64,6 +72,12 @@ class ChatRequest:
                 document.pop(name, None)
         put_in(document, allowance)
         return replace(self, document=document, allowance=allowance)
+
+
+def _call_it_an_answer(message: dict[str, Any]) -> None:
+    """The engine's parser takes all for a thought in which it sees no end of one."""
+    if not message.get("content") and message.get("reasoning"):
+        message["content"], message["reasoning"] = message["reasoning"], None
 
 
 class WholeAnswers:
@@ -98,6 +112,9 @@ class WholeAnswers:
         choices = answer["choices"]
         if any(choice.get("finish_reason") == ABORTED for choice in choices):
             raise engine_lost()
+        if request.continues_an_answer:
+            for choice in choices:
+                _call_it_an_answer(choice["message"])
         await self._fill([choice for choice in choices if is_unanswered(choice)], request, answer)
         for choice in choices:
             shape(choice, tools=request.tools, thoughts=request.thoughts)
