@@ -126,17 +126,17 @@ class AnswerEvents:
         """Tokens, once the end has come."""
         self.complete = False
         """The end has come."""
-        self.cut = False
-        """It came before the engine's own: nothing more is wanted of that."""
+        self.over = False
+        """Nothing more is wanted of the engine's stream: the end came before its own, or it sent
+        something else than events of JSON."""
         self.unanswered = False
         """A thought came and no answer to it; the end was kept back."""
-        self.broken = False
-        """The engine sent something else than events of JSON; what follows is not passed on."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are whole by now, as the client gets them."""
         if not self._rest and 0 <= chunk.find(_END) == len(chunk) - len(_END):
-            return self._event(chunk[: -len(_END)])  # one event, as nearly always
+            quick = self._quick(chunk)  # one event, as nearly always
+            return self._event(chunk[: -len(_END)]) if quick is None else quick
         *events, self._rest = (self._rest + chunk).split(_END)
         return b"".join([self._event(event) for event in events])
 
@@ -147,15 +147,15 @@ class AnswerEvents:
 
     def resume(self) -> None:
         """What is fed from now on answers the same question, without a thought."""
-        self._resumed, self._rest = True, b""
+        self._resumed, self._plain, self._rest = True, False, b""
         self.unanswered = False
         self._choices.clear()
 
     def _event(self, event: bytes) -> bytes:
-        if self.complete or self.broken or (self.unanswered and b'"usage":' not in event):
+        if self.complete or self.over or (self.unanswered and b'"usage":' not in event):
             return b""
-        if (quick := self._quick(event)) is not None:
-            return quick + _END
+        if (quick := self._quick(event + _END)) is not None:
+            return quick
         if not event.startswith(b"data: "):
             return event + _END if event else b""
         if event == _DONE[:-2]:
@@ -164,16 +164,18 @@ class AnswerEvents:
         try:
             return self._shaped(orjson.loads(event[6:]))
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            self.broken = True
+            self.over = True
             return b""
 
     def _quick(self, event: bytes) -> bytes | None:
         """An event from the midst of a thought or an answer, changed without parsing it; None for
         all others. Inside of a text no quotation mark stands without a backslash before it, so that
         what is looked for cannot be found there."""
-        state = self._choices[0]
-        if not self._plain or self._resumed or b'"finish_reason":null' not in event:
+        if not self._plain or self.complete or self.over or self.unanswered:
             return None
+        if b'"finish_reason":null' not in event:
+            return None
+        state = self._choices[0]
         thought = _THOUGHT.search(event)
         if not (state.thought and not state.answering if thought else state.answered):
             return None
@@ -277,7 +279,7 @@ class AnswerEvents:
         ended = len(states) == self._expected and all(state.ended for state in states)
         if not ended or not any(state.cut for state in states):
             return b""
-        self.complete = self.cut = True
+        self.complete = self.over = True
         usage = {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._generated,
@@ -297,6 +299,7 @@ class TextEvents:
     def __init__(self, *, usage: bool) -> None:
         self._usage = usage
         self._rest = b""
+        self.over = False
         self.used: dict[str, Any] = {}
 
     def feed(self, chunk: bytes) -> bytes:

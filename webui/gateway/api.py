@@ -206,7 +206,7 @@ class Gateway:
     async def _handle(
         self, scope: Scope, receive: Receive, exchange: Exchange, handler: Handler
     ) -> None:
-        with self._running.one():
+        with self._running:
             try:
                 if self._running.closed:
                     raise shutting_down()
@@ -215,7 +215,7 @@ class Gateway:
                 await self._refuse(error, receive, exchange)
                 return
             exchange.bytes_in = len(body)
-            with self._at_once.one():  # not before: bodies that come slowly would hold the places
+            with self._at_once:  # not before: bodies that come slowly would hold the places
                 work = handler(body, exchange)
                 del body  # not to be kept in memory for as long as the answer takes
                 await unless(until_gone(receive), work)
@@ -280,7 +280,7 @@ class Gateway:
         events = TextEvents(usage=bool(options.get("include_usage")))
         body = encoded(document)
         try:
-            error = await self._relay.forward(TEXT_PATH, body, exchange.send, events.feed)
+            error = await self._relay.forward(TEXT_PATH, body, exchange.send, events)
             exchange.code = error.code if error else ""
         finally:
             exchange.count(events.used)

@@ -32,11 +32,11 @@ PATH = "/chat/completions"
 class Form:
     """The API in whose form a chat answer goes out; by default the chat's own.
 
-    ``events`` is called for each stream, and what it gives for each piece of it.
+    ``events`` is called for each stream, and what it gives, if anything, for each piece of it.
     """
 
     whole: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
-    events: Callable[[], Callable[[bytes], bytes]] = lambda: lambda chunk: chunk
+    events: Callable[[], Callable[[bytes], bytes] | None] = lambda: None
     refusal: Callable[[dict[str, Any], int], dict[str, Any]] = lambda answer, _status: answer
     """Of the engine's answers that are errors, with their status."""
 

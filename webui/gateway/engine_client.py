@@ -126,7 +126,6 @@ class EngineAnswer:
         self._parts: list[bytes] = []
         self._unread = 0
         self._body: bytes | None = None
-        self._take: Take | None = None
         self._error: Exception | None = None
         self._over: asyncio.Future[None] | None = None
         self.begun: asyncio.Future[None] = loop.create_future()
@@ -136,6 +135,8 @@ class EngineAnswer:
         """With names in lower case."""
         self.whole = False
         """All of it has come."""
+        self.take: Take | None = None
+        """Who reads it, piece by piece."""
 
     @property
     def content_type(self) -> bytes:
@@ -176,13 +177,13 @@ class EngineAnswer:
             return
         if self._error is not None:
             raise self._error
-        self._take = take
+        self.take = take
         self._over = self._loop.create_future()
         self.resume()
         try:
             await self._over
         finally:
-            self._take = None
+            self.take = None
 
     def pause(self) -> None:
         """Read no more for now; silence is no fault meanwhile."""
@@ -206,24 +207,23 @@ class EngineAnswer:
     ) -> None:
         self.release()
 
-    def _came(self, part: bytes) -> None:
-        """Called by the connection."""
-        if self._take is None:
-            self._parts.append(part)
-            self._unread += len(part)
-            if self._unread > MAX_UNREAD_BYTES:
-                self.pause()
-        elif self._take(part):
-            self._end()
+    # What the connection calls.
 
-    def _failed(self, error: Exception) -> None:
+    def keep(self, part: bytes) -> None:
+        """For the reader who is still to come."""
+        self._parts.append(part)
+        self._unread += len(part)
+        if self._unread > MAX_UNREAD_BYTES:
+            self.pause()
+
+    def fail(self, error: Exception) -> None:
         if not self.begun.done():
             self.begun.set_exception(error)
         elif self._over is not None and not self._over.done():
             self._over.set_exception(error)
         self._error = error
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -313,7 +313,7 @@ class _Connection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if (answer := self._answer) is not None and not answer.whole:
             self.abort()
-            answer._failed(error)
+            answer.fail(error)
 
     # What the event loop calls.
 
@@ -324,30 +324,31 @@ class _Connection(asyncio.Protocol):
         self._transport = None
         if error is None and self._until_closed and (answer := self._answer) is not None:
             answer.whole = True
-            answer._end()
+            answer.end()
         self._fail(EngineGoneError())
 
     def data_received(self, data: bytes) -> None:
-        if (parser := self._parser) is None:
+        answer, parser = self._answer, self._parser
+        if answer is None or parser is None:
             self.abort()  # nothing was asked
             return
         self._heard_at = self._loop.time()
+        error: Exception | None = None
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._hand_on()
-            self._fail(EngineGoneError())
-        else:
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        answer, parts = self._answer, self._parts
-        if answer is not None and parts:
+            error = EngineGoneError()
+        if parts := self._parts:
             part = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
-            answer._came(part)
-        if answer is not None and answer.whole:
-            answer._end()
+            if answer.take is None:
+                answer.keep(part)
+            elif answer.take(part):
+                answer.end()
+        if answer.whole:
+            answer.end()
+        elif error is not None:
+            self._fail(error)
 
     # What the parser calls.
 

@@ -9,7 +9,7 @@ import ipaddress
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.types import Message, Scope, Send
@@ -150,7 +150,8 @@ class Exchange:
 
 
 class Running:
-    """The exchanges that are being answered, and how they end when the process must.
+    """The exchanges that are being answered, and how they end when the process must. Each is a
+    ``with`` block, in a task of its own; one that comes too late does not count.
 
     Those that run when it stops may finish. What takes too long is cancelled, wherever it waits:
     for the rest of a body, an image, the engine, a client that reads slowly.
@@ -164,19 +165,18 @@ class Running:
         self.ended = False
         """Those that were left have been cancelled."""
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Count the current task for as long as the block runs, unless it comes too late."""
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (a coroutine runs in a task)
         if not self.closed:
             self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-            if self.closed and not self._tasks:
-                self._enough.set()
+
+    def __exit__(self, *_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._tasks.discard(task)
+        if self.closed and not self._tasks:
+            self._enough.set()
 
     async def close(self, patience_s: float) -> None:
         """Take no more, and wait until none is left, at most so many seconds."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from webui.gateway.errors import overloaded
@@ -42,21 +41,20 @@ class Rate:
 
 
 class AtOnce:
-    """Bounds the requests that are being answered."""
+    """Bounds the requests that are being answered: each is a ``with`` block.
+
+    Raises:
+        ApiError: on entry, where there are too many already.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.now = 0
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Raises:
-        ApiError: there are too many already.
-        """
+    def __enter__(self) -> None:
         if self.now >= self._most:
             raise overloaded()
         self.now += 1
-        try:
-            yield
-        finally:
-            self.now -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.now -= 1

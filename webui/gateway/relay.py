@@ -7,7 +7,7 @@ import contextlib
 import types
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
@@ -121,6 +121,17 @@ async def unless(end: Awaitable[object], work: Awaitable[None]) -> None:
         watching.cancel()
 
 
+class Events(Protocol):
+    """A stream on its way to the client."""
+
+    over: bool
+    """What comes from now on is not wanted. Else it is read to the engine's own end: then the
+    connection can be used again."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What the client gets of the stream so far and has not got yet."""
+
+
 class Relay:
     """The way to the engine."""
 
@@ -210,9 +221,9 @@ class Relay:
         return document
 
     async def forward(
-        self, path: str, body: bytes, send: Send, feed: Callable[[bytes], bytes]
+        self, path: str, body: bytes, send: Send, events: Events
     ) -> ApiError | None:
-        """Relay one exchange; of a stream, what ``feed`` makes of it, and why it broke off."""
+        """Relay one exchange, of a stream its ``events``; why it broke off, if it did."""
         response = await self.open("POST", path, body)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
@@ -221,7 +232,7 @@ class Relay:
             error: ApiError | None = None
             try:
                 if is_event_stream(response):
-                    await self._forward_events(response, send, feed, lambda: False)
+                    await self._forward_events(response, send, events, events.feed)
                 else:
                     body = await response.read()
                     await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -235,37 +246,38 @@ class Relay:
         self,
         response: EngineAnswer,
         events: AnswerEvents,
-        translated: Callable[[bytes], bytes],
+        translated: Callable[[bytes], bytes] | None,
         again: Callable[[], Awaitable[EngineAnswer]],
         send: Send,
     ) -> ApiError | None:
         """Relay a chat stream in the shape that ``events`` gives it; why it broke off, if it did.
 
         Args:
-            translated: events in the form in which they go out.
+            translated: events in the form in which they go out, where that is another API's.
             again: asks for an answer to the same question where only a thought has come.
         """
 
-        def feed(chunk: bytes) -> bytes:
-            shaped = events.feed(chunk)
-            return translated(shaped) if shaped else b""
+        feed = events.feed
+        if translated is not None:
 
-        def ended() -> bool:
-            # To the engine's own end, where it has one: the connection can then be used again.
-            return events.cut or events.broken
+            def feed(chunk: bytes) -> bytes:
+                shaped = events.feed(chunk)
+                return translated(shaped) if shaped else b""
 
         await send(_start(response))
         error: ApiError | None = None
         try:
-            await self._forward_events(response, send, feed, ended)
+            await self._forward_events(response, send, events, feed)
             if events.unanswered:
                 events.resume()
                 async with await again() as second:
-                    await self._forward_events(second, send, feed, ended)
+                    await self._forward_events(second, send, events, feed)
             error = None if events.complete else engine_lost()
         except BREAKS as broke:
             error = self._reason(broke, whole=events.complete)
-        last = translated(error.as_event()) if error else b""
+        last = error.as_event() if error else b""
+        if last and translated is not None:
+            last = translated(last)
         await send({"type": "http.response.body", "body": last})
         return error
 
@@ -287,11 +299,11 @@ class Relay:
         self,
         response: EngineAnswer,
         send: Send,
+        events: Events,
         feed: Callable[[bytes], bytes],
-        ended: Callable[[], bool],
     ) -> None:
-        """Relay what ``feed`` makes of a stream until it has ``ended``, with a comment wherever it
-        is silent for long.
+        """Relay what ``feed`` makes of a stream until that is over, with a comment wherever it is
+        silent for long.
 
         Proxies cut connections on which nothing comes, often after 100 s; a model may think longer.
         """
@@ -307,7 +319,7 @@ class Relay:
                 return True
             if out:
                 outlet.pass_on(out)
-            return ended()
+            return events.over
 
         try:
             await response.stream(take)

@@ -197,3 +197,15 @@ def test_answer_that_a_stopping_engine_aborts_is_not_taken_for_whole() -> None:
     with pytest.raises(ApiError) as raised:
         shaper().feed(aborted)
     assert raised.value.code == "engine_restarted"
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"data: {no json}\n\n"])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_follows_an_end_is_not_passed_on(end: bytes, together: bool) -> None:
+    """However much it looks like more of the answer: neither after the engine's own end nor after
+    what is no event; alone in its piece or not."""
+    begun, more = stream([], ["a", "b"], ids=False).split(b"\n\n")[:2], event({"content": "more"})
+    events = shaper()
+    assert b"more" in events.feed(b"\n\n".join([*begun, b""])) + events.feed(more)
+    events.feed(end)
+    assert events.feed(more + more if together else more) == b""
