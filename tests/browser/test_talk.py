@@ -129,6 +129,32 @@ def test_the_last_turn_is_taken_back_as_a_draft(
     ask(page, "third", "3 messages, 2 images, last: third.")
 
 
+def test_any_turn_can_be_deleted(page: Page, webui: Webui) -> None:
+    """A click on its answer offers it; what came before and after stays, for the engine too, and
+    so it is after a reload."""
+    open_page(page, webui.url)
+    for word in ("first", "second", "third"):
+        ask(page, word, f"last: {word}.")
+    talk, offer = page.locator("#talk"), page.locator("#delete-turn")
+    expect(offer).to_be_hidden()
+    page.get_by_text("3 messages, 0 images, last: second.").click()
+    expect(offer).to_have_text("Delete question 2 and its answer")
+    page.get_by_text("first", exact=True).click()
+    expect(offer).to_have_text("Delete question 1 and its answer")
+    page.locator("#talk .selectable", has_text="last: second.").press("Enter")
+    expect(offer).to_have_text("Delete question 2 and its answer")
+    offer.click()
+    expect(talk).not_to_contain_text("second", timeout=10 * SECONDS)
+    expect(offer).to_be_hidden()
+    expect(talk).to_contain_text("last: third.")
+    ask(page, "fourth", "5 messages, 0 images, last: fourth.")
+    expect(offer).to_be_hidden()
+    open_page(page, webui.url)
+    expect(talk).to_contain_text("last: fourth.", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("last: first.")
+    expect(talk).not_to_contain_text("second")
+
+
 def test_pictures_tell_what_they_cost_and_can_be_ordered(
     page: Page, webui: Webui, pictures: list[Path]
 ) -> None:

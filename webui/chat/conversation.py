@@ -95,6 +95,10 @@ class Conversation:
     def without_last(self) -> Conversation:
         return self.before(-1)
 
+    def without(self, turn: Turn) -> Conversation:
+        """Without this very turn, not one that is equal to it; the same where it is not there."""
+        return replace(self, turns=tuple(other for other in self.turns if other is not turn))
+
     def before(self, turn: int) -> Conversation:
         """The turns before the one of this index."""
         return replace(self, turns=self.turns[:turn])

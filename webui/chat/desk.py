@@ -37,6 +37,8 @@ class Desk:
         self.wish: Wish | None = None
         self.given_back: Any = None
         """The draft of a question that nobody answered."""
+        self.picked: Turn | None = None
+        """The one that was clicked, to be deleted perhaps."""
         self._version = 0
         self._answering: int | None = None
 
@@ -44,6 +46,11 @@ class Desk:
     def is_answering(self) -> bool:
         """Whether an answer is coming for what lies here."""
         return self.wish is not None or self._answering == self._version
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was asked yet, and nothing opened."""
+        return not self.talk.turns and not self.is_answering
 
     def take_wish(self) -> Wish | None:
         """What is to be asked now, once."""

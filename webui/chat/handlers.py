@@ -236,10 +236,26 @@ class Handlers:
         """The settings as they were at first."""
         return _values(Options())
 
-    def can_go_on(self, desk: Desk) -> Any:
-        """Outputs: the button for the rest of an answer."""
-        turns = desk.talk.turns
-        return gr.Button(visible=bool(turns) and turns[-1].is_cut)
+    def offers(self, desk: Desk) -> tuple[Any, Any]:
+        """Outputs: the button for the rest of an answer, and that for a turn that was picked, of
+        which there is none in a talk that has just changed."""
+        turns, desk.picked = desk.talk.turns, None
+        return gr.Button(visible=bool(turns) and turns[-1].is_cut), gr.Button(visible=False)
+
+    def pick(self, request: gr.Request, event: gr.SelectData, desk: Desk) -> Any:
+        """A message was clicked. Outputs: the button that deletes its turn."""
+        number = turn_at(desk.talk.turns, _number(event.index))
+        if number is None or desk.is_answering:
+            return gr.Button(visible=False)
+        desk.picked = desk.talk.turns[number]
+        words = text("delete_turn", visitor_of(request).language, number=number + 1)
+        return gr.Button(words, visible=True)
+
+    def delete_turn(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
+        """Take out the turn that was picked; what came after it stays. Outputs: chatbot, key."""
+        if desk.picked is not None:
+            desk.put(desk.talk.without(desk.picked))
+        return self._shown(request, desk)
 
     def result(self, desk: Desk) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""

@@ -34,9 +34,10 @@ class HistoryHandlers:
     async def opened(self, request: gr.Request, key: str, desk: Desk) -> tuple[Any, ...]:
         """The page has been loaded: show the list, and the conversation that was open. Outputs of
         this and the next: list, chatbot, key."""
-        if key != NO_KEY and not desk.talk.turns:
+        if key != NO_KEY and desk.is_untouched:
             found = await self._try(request, self._history.load, key, quiet=True)
-            desk.put(found or Conversation())
+            if desk.is_untouched:  # still: a question may have come meanwhile
+                desk.put(found or Conversation())
         return await self._shown(request, desk)
 
     async def chosen(self, request: gr.Request, key: str, desk: Desk) -> tuple[Any, ...]:

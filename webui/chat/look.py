@@ -63,6 +63,8 @@ SCRIPT = """() => {
       if (source) e.ariaLabel = decodeURIComponent(source.split("/").pop());
     });
     document.querySelectorAll('.cm-scroller[tabindex="-1"]').forEach((e) => e.tabIndex = 0);
+    // Messages can be picked with a click, and so with the keyboard.
+    document.querySelectorAll("#talk .selectable:not([tabindex])").forEach((e) => e.tabIndex = 0);
   };
   let waiting = false;
   new MutationObserver(() => {
@@ -71,6 +73,9 @@ SCRIPT = """() => {
     requestAnimationFrame(() => { waiting = false; mend(); });
   }).observe(document.body, { childList: true, subtree: true });
   mend();
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.matches("#talk .selectable")) event.target.click();
+  });
 }"""
 
 # Have the browser save a file that is ready.

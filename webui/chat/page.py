@@ -95,7 +95,7 @@ def build_page(
                 history, page, parts.talk, parts.shelf, answers, answered, [*changed, opened]
             )
         for event in (*answered, *changed, *others):
-            event.then(handlers.can_go_on, parts.talk.desk, parts.talk.go_on, **QUIET)
+            event.then(handlers.offers, parts.talk.desk, parts.talk.offers, **QUIET)
         _connect_pictures(handlers, PdfHandlers(session, folder), parts.pictures)
         _connect_controls(handlers, parts.controls, parts.talk.question)
         _connect_status(service.status, status, status_tab, [chat_tab, batch_tab])
@@ -127,7 +127,9 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             chatbot = chatbot_part(say)
-            go_on = gr.Button(say("go_on"), size="sm", visible=False, elem_id="go-on")
+            with gr.Row():
+                go_on = gr.Button(say("go_on"), size="sm", visible=False, elem_id="go-on")
+                delete_turn = gr.Button(size="sm", visible=False, elem_id="delete-turn")
             result = result_part(say)
             question, code = question_part(say), code_part(say)
         with gr.Column(scale=1, min_width=280):
@@ -136,7 +138,7 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
             new = gr.Button(say("new"), variant="secondary", elem_id="new")
             shelf = shelf_part(say) if session.history is not None else None
             files = files_part(say)
-    talk = Talk(desk, key, chatbot, question, result, code, new, go_on)
+    talk = Talk(desk, key, chatbot, question, result, code, new, go_on, delete_turn)
     return _Parts(talk, pictures, controls, shelf, files)
 
 
@@ -198,8 +200,12 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
     stopped = talk.question.stop(
         handlers.stop, talk.desk, [talk.question, talk.chatbot], cancels=answers, **QUIET
     )
+    talk.chatbot.select(handlers.pick, talk.desk, talk.delete_turn, **QUIET)
+    deleted = talk.delete_turn.click(
+        handlers.delete_turn, talk.desk, talk.shown, cancels=answers, **QUIET
+    )
     answered = [answer.then(handlers.settle, drafts, outputs, **QUIET) for answer in answers]
-    changed = [stopped, taken_back, cleared]
+    changed = [stopped, taken_back, cleared, deleted]
     for event in (*answered, *changed):
         shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)
         shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)

@@ -147,11 +147,17 @@ class Talk:
     code: Code
     new: gr.Button
     go_on: gr.Button
+    delete_turn: gr.Button
 
     @property
     def shown(self) -> list[Any]:
         """What changes together."""
         return [self.chatbot, self.key]
+
+    @property
+    def offers(self) -> list[Any]:
+        """What can be done with a part of the talk; hidden where it cannot."""
+        return [self.go_on, self.delete_turn]
 
 
 def pictures_part(say: gr.I18n) -> Pictures:

@@ -33,6 +33,7 @@ TEXTS: Mapping[str, Words] = {
     "search": Words("Search", "搜索"),
     "rename": Words("New title, then Enter", "输入新标题，按回车"),
     "delete": Words("Delete this conversation", "删除这段对话"),
+    "delete_turn": Words("Delete question {number} and its answer", "删除第 {number} 个问题和回答"),
     "save_json": Words("Save as JSON", "保存为 JSON"),
     "save_markdown": Words("Save as Markdown", "保存为 Markdown"),
     "open_file": Words("Open a saved one", "打开已保存的对话"),

@@ -220,9 +220,7 @@ class Relay:
             raise engine_lost()
         return document
 
-    async def forward(
-        self, path: str, body: bytes, send: Send, events: Events
-    ) -> ApiError | None:
+    async def forward(self, path: str, body: bytes, send: Send, events: Events) -> ApiError | None:
         """Relay one exchange, of a stream its ``events``; why it broke off, if it did."""
         response = await self.open("POST", path, body)
         # Leaving this block before the end of the answer closes the engine's connection, and

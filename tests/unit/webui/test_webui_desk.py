@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from types import SimpleNamespace
+from typing import cast
 
+import gradio as gr
 import pytest
 
 from webui.chat.conversation import Conversation, Turn
-from webui.chat.desk import Desk
+from webui.chat.desk import Desk, Wish
+from webui.chat.history import History
+from webui.chat.history_handlers import HistoryHandlers
+from webui.guarded_page import OWNER_COOKIE
 
 ASKED = Conversation((Turn("q", answer="a"),), "key")
 DONE = Conversation((Turn("q", answer="a", done=True),), "key")
@@ -52,3 +59,43 @@ def test_every_tab_has_its_own() -> None:
     second = copy.deepcopy(first)
     first.put(ASKED)
     assert second.talk == Conversation()
+
+
+def test_a_desk_is_untouched_until_something_is_asked_or_opened() -> None:
+    """A question that has been taken and not answered yet counts."""
+    desk = Desk()
+    assert desk.is_untouched
+    desk.wish = Wish(Conversation(), Turn("q"))
+    assert not desk.is_untouched
+    desk.wish = None
+    desk.put(DONE)
+    assert not desk.is_untouched
+
+
+def test_a_turn_is_taken_out_and_not_its_twin() -> None:
+    """Of two equal ones the one that was clicked goes; what is not there changes nothing."""
+    turns = (Turn("q", answer="a"), Turn("other"), Turn("q", answer="a"))
+    talk = Conversation(turns, "key")
+    left = talk.without(turns[2])
+    assert left == Conversation(turns[:2], "key")
+    assert left.turns[0] is turns[0]
+    assert talk.without(Turn("q", answer="a")) == talk
+
+
+def test_a_question_asked_while_the_page_opens_is_not_lost() -> None:
+    """The conversation that the browser had open is looked for in a thread, which may take long."""
+    desk = Desk()
+
+    class Slow:
+        def load(self, _owner: str, _key: str) -> Conversation:
+            desk.wish = Wish(Conversation(), Turn("q"))
+            return DONE
+
+        def entries(self, _owner: str, _words: str) -> list[object]:
+            return []
+
+    request = SimpleNamespace(cookies={OWNER_COOKIE: "me"}, headers={})
+    handlers = HistoryHandlers(cast(History, Slow()))
+    asyncio.run(handlers.opened(cast(gr.Request, request), "key", desk))
+    assert desk.wish is not None
+    assert desk.talk == Conversation()
