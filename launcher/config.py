@@ -94,6 +94,10 @@ class ModelConfig(_Section):
         default="",
         description="Shown on the page and in the model list, to say what kind of model answers.",
     )
+    notice_zh: str = Field(
+        default="",
+        description="The same in Chinese, for the page; without it both languages get `notice`.",
+    )
 
     @field_validator("hub_id")
     @classmethod

@@ -47,6 +47,7 @@ DEMO = Profile(
             "folder": "models/step3-vl-demo",
             "names": ["Step3-VL-demo", "Step3-VL-10B"],
             "notice": "Demo checkpoint: it knows simple shapes and short codes, and nothing else.",
+            "notice_zh": "演示模型：只认识简单的图形和简短的编号，别的都不会。",
         },
         "engine": {
             "options": {

@@ -173,6 +173,7 @@ def webui_process(
         "WEBUI_UPSTREAM": f"http://127.0.0.1:{config.engine.port}",
         "WEBUI_MODEL": config.model.names[0],
         "WEBUI_NOTICE": config.model.notice,
+        "WEBUI_NOTICE_ZH": config.model.notice_zh,
         "WEBUI_MAX_REQUEST_MB": str(webui.max_request_mb),
         "WEBUI_MAX_UPLOAD_MB": str(webui.max_upload_mb),
         "WEBUI_IMAGE_HOSTS": " ".join(webui.image_hosts),

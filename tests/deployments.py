@@ -162,6 +162,7 @@ def running_webui(folder: Path, engine: Engine, **settings: str) -> Iterator[Web
         "WEBUI_UPSTREAM": engine.url,
         "WEBUI_MODEL": "one",
         "WEBUI_NOTICE": "A stand-in answers.",
+        "WEBUI_NOTICE_ZH": "回答的是替身。",
         "WEBUI_MAX_REQUEST_MB": "2",
         "WEBUI_UPSTREAM_IDLE_S": "2",
         "WEBUI_KEEP_ALIVE_S": "0.5",

@@ -21,6 +21,7 @@ class Settings:
     upstream: str = "http://127.0.0.1:8000"
     model: str = "Step3-VL-10B"
     notice: str = ""
+    notice_zh: str = ""
     max_request_mb: int = 64
     max_upload_mb: int = 20
     image_hosts: frozenset[str] = frozenset()
@@ -63,6 +64,7 @@ class Settings:
             upstream=environ.get("WEBUI_UPSTREAM", cls.upstream).rstrip("/"),
             model=environ.get("WEBUI_MODEL", cls.model),
             notice=environ.get("WEBUI_NOTICE", cls.notice),
+            notice_zh=environ.get("WEBUI_NOTICE_ZH", cls.notice_zh),
             max_request_mb=int(environ.get("WEBUI_MAX_REQUEST_MB", cls.max_request_mb)),
             max_upload_mb=int(environ.get("WEBUI_MAX_UPLOAD_MB", cls.max_upload_mb)),
             image_hosts=frozenset(environ.get("WEBUI_IMAGE_HOSTS", "").split()),

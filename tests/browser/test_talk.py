@@ -409,6 +409,7 @@ def test_a_chinese_browser_gets_a_chinese_page(browser: Browser, webui: Webui) -
         open_page(page, webui.url)
         expect(page.locator("#new")).to_have_text("新对话", timeout=10 * SECONDS)
         expect(page.locator("#banner")).to_contain_text("已就绪", timeout=10 * SECONDS)
+        expect(page.locator("#notice")).to_have_text("回答的是替身。")
         choose(page, TASKS["read"].title.zh)
         field = page.locator("#question textarea")
         expect(field).to_have_value(TASKS["read"].text("zh"), timeout=10 * SECONDS)
@@ -418,6 +419,12 @@ def test_a_chinese_browser_gets_a_chinese_page(browser: Browser, webui: Webui) -
         expect(field).to_have_value(TASKS["read"].text("zh"))
     finally:
         context.close()
+
+
+def test_the_operators_notice_is_on_the_page(page: Page, webui: Webui) -> None:
+    """In English for whoever reads no Chinese."""
+    open_page(page, webui.url)
+    expect(page.locator("#notice")).to_have_text("A stand-in answers.", timeout=10 * SECONDS)
 
 
 def test_the_talk_is_shown_as_code(page: Page, webui: Webui) -> None:

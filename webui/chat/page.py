@@ -42,6 +42,7 @@ from webui.chat.pdf_handlers import PdfHandlers
 from webui.chat.session import ChatSession
 from webui.chat.status_handlers import StatusHandlers
 from webui.chat.words import translations
+from webui.client.tasks import Words
 from webui.settings import Settings
 
 BANNER_SECONDS = 2
@@ -76,7 +77,7 @@ def build_page(
             gr.Markdown("# STEP3-VL")
             banner = gr.HTML(say("asking"), elem_id="banner")
         if settings.notice:
-            gr.Markdown(settings.notice, elem_id="notice")
+            gr.Markdown(say("notice"), elem_id="notice")
         with gr.Tabs():
             with gr.Tab(say("tab_chat"), elem_id="tab-chat") as chat_tab:
                 parts = _chat_tab(say, session)
@@ -303,7 +304,8 @@ async def _fetch_nothing(_url: str, **_: Any) -> str:
 
 def build_app(session: ChatSession, service: Service, settings: Settings) -> FastAPI:
     """The page as an ASGI application; its lifespan must be run by whoever serves it."""
-    say = gr.I18n(**translations(session.tasks))
+    notice = Words(settings.notice, settings.notice_zh or settings.notice)
+    say = gr.I18n(**translations(session.tasks, notice))
     app: FastAPI = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         build_page(session, service, settings, say),

@@ -256,10 +256,11 @@ def picture_problem(error: PictureError, language: Language) -> str:
     return f"{words}（{error}）" if language == "zh" and words else str(error)
 
 
-def translations(tasks: Mapping[str, Task]) -> dict[str, dict[str, str]]:
+def translations(tasks: Mapping[str, Task], notice: Words) -> dict[str, dict[str, str]]:
     """For gradio, which shows a text in the browser's language. A task's title is there as
-    ``task_NAME``."""
-    words = {**TEXTS, **{f"task_{name}": task.title for name, task in tasks.items()}}
+    ``task_NAME``, what the operator has to say as ``notice``."""
+    titles = {f"task_{name}": task.title for name, task in tasks.items()}
+    words = {**TEXTS, **titles, "notice": notice}
     english = {key: both.en for key, both in words.items()}
     chinese = {key: both.zh for key, both in words.items()}
     return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}

@@ -285,7 +285,12 @@ def test_vllm_reports_nothing_home(name: str) -> None:
 def test_the_webui_reads_back_what_it_is_told() -> None:
     """Every setting of the YAML arrives in the WebUI's own settings."""
     config = config_of(
-        model={"folder": "m", "names": ["first", "second"], "notice": "só 演示 'x'"},
+        model={
+            "folder": "m",
+            "names": ["first", "second"],
+            "notice": "só 演示 'x'",
+            "notice_zh": "演示",
+        },
         engine={"port": 8123},
         webui={
             "max_request_mb": 3,
@@ -311,6 +316,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         upstream="http://127.0.0.1:8123",
         model="first",
         notice="só 演示 'x'",
+        notice_zh="演示",
         max_request_mb=3,
         max_upload_mb=2,
         image_hosts=frozenset({"nas:8080", "b"}),

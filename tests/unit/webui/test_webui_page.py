@@ -23,12 +23,13 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from webui.chat.session import ChatSession
     from webui.chat.status_handlers import StatusHandlers
     from webui.chat.words import translations
+    from webui.client.tasks import Words
     from webui.settings import Settings
 
     session: ChatSession = object.__new__(ChatSession)  # nothing of it is called
     session.tasks, session.history, session.model = {}, None, "one"
     service = Service(object.__new__(StatusHandlers), None)
-    page = build_page(session, service, Settings(), gr.I18n(**translations({})))
+    page = build_page(session, service, Settings(), gr.I18n(**translations({}, Words("", ""))))
     token = LocalContext.blocks.set(page)
     yield page
     LocalContext.blocks.reset(token)

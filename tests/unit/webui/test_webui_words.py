@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from webui.chat.options import Options
 from webui.chat.words import ERRORS, TEXTS, language_of, text, translations
-from webui.client.tasks import TASKS
+from webui.client.tasks import TASKS, Words
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,11 @@ def test_both_languages_say_the_same() -> None:
 
 def test_the_page_is_given_all_of_them() -> None:
     """The titles of the tasks too."""
-    given_ = translations(TASKS)
+    given_ = translations(TASKS, Words("demo", "演示"))
     assert given_["zh-CN"]["task_invoice"] == TASKS["invoice"].title.zh
     assert {key: given_["en"][key] for key in TEXTS} == {k: w.en for k, w in TEXTS.items()}
-    assert {len(words) for words in given_.values()} == {len(TEXTS) + len(TASKS)}
+    assert (given_["en"]["notice"], given_["zh"]["notice"]) == ("demo", "演示")
+    assert {len(words) for words in given_.values()} == {len(TEXTS) + len(TASKS) + 1}
     assert text("speed", "en", speed=12.6) == "13 tokens/s"
 
 
