@@ -10,16 +10,32 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from launcher.testing import ensure_browser
 
-# Language of the browser, question, what the figures under an answer say, file.
+
+class Shot(NamedTuple):
+    """One question and its answer, as a visitor sees them."""
+
+    name: str
+    locale: str = "en-US"
+    question: str = "What is in this picture?"
+    figures: str = "tokens/s"
+    """Of what stands under an answer."""
+    scheme: Literal["light", "dark"] = "light"
+    width: int = 1280
+    height: int = 960
+
+
 SHOTS = (
-    ("en-US", "What is in this picture?", "tokens/s", "screenshot.png"),
-    ("zh-CN", "图里有什么？", "token/秒", "screenshot.zh.png"),
+    Shot("screenshot.png"),
+    Shot("screenshot.zh.png", "zh-CN", "图里有什么？", "token/秒"),
+    Shot("dark.png", scheme="dark"),
+    Shot("phone.png", width=390, height=844),
 )
 COLOURS = ("#d7263d", "#1f5fd0", "#e8b90c", "#7a3fb0", "#e8791a", "#1b1b1b", "#8a5a2b", "#e85fa8")
 
@@ -33,22 +49,23 @@ def example_picture(path: Path, colour: str = "#d7263d") -> None:
     image.save(path)
 
 
-def take(
-    browser: Browser, url: str, picture: Path, shot: tuple[str, str, str, str], folder: Path
-) -> None:
-    """One question and its answer."""
-    locale, question, figures, name = shot
-    context = browser.new_context(locale=locale, viewport={"width": 1280, "height": 960})
+def take(browser: Browser, url: str, picture: Path, shot: Shot, folder: Path) -> None:
+    context = browser.new_context(
+        locale=shot.locale,
+        color_scheme=shot.scheme,
+        viewport={"width": shot.width, "height": shot.height},
+    )
     page = context.new_page()
     page.goto(url)
     expect(page.locator("#banner .dot.good")).to_be_visible(timeout=60_000)
     page.set_input_files("#pictures input[type=file]", picture)
     expect(page.locator("#pictures img").first).to_be_visible()
-    page.fill("#question textarea", question)
+    page.fill("#question textarea", shot.question)
     page.keyboard.press("Enter")
-    expect(page.locator("#talk .bot").get_by_text(figures).last).to_be_visible(timeout=60_000)
+    expect(page.locator("#talk .bot").get_by_text(shot.figures).last).to_be_visible(timeout=60_000)
     expect(page.locator("#conversations label")).to_have_count(1, timeout=10_000)
-    page.screenshot(path=folder / name)
+    page.locator("#talk").scroll_into_view_if_needed()
+    page.screenshot(path=folder / shot.name)
     context.close()
 
 

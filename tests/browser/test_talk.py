@@ -410,6 +410,12 @@ def test_a_chinese_browser_gets_a_chinese_page(browser: Browser, webui: Webui) -
         expect(page.locator("#new")).to_have_text("新对话", timeout=10 * SECONDS)
         expect(page.locator("#banner")).to_contain_text("已就绪", timeout=10 * SECONDS)
         expect(page.locator("#notice")).to_have_text("回答的是替身。")
+        ask(page, "你好", "last: 你好.")
+        for name in ("重试", "撤销", "编辑"):
+            expect(page.get_by_role("button", name=name)).to_be_visible()
+        expect(page.get_by_role("button", name="清空对话")).to_be_hidden()
+        press(page, "撤销")
+        expect(page.locator("#question textarea")).to_have_value("你好", timeout=10 * SECONDS)
         choose(page, TASKS["read"].title.zh)
         field = page.locator("#question textarea")
         expect(field).to_have_value(TASKS["read"].text("zh"), timeout=10 * SECONDS)

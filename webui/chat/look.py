@@ -11,8 +11,9 @@ import gradio as gr
 FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
-# Share would post a picture to another site; "New conversation" clears; the gallery's upload button
-# has another button in it, and there is one below.
+# Share would post a picture to another site, and Clear empties the field alone, where "New
+# conversation" clears: both are in the top panel. The gallery's upload button has another button in
+# it, and there is one below. Labels of buttons are in the reader's language.
 CSS = """
 .dark { --color-accent: var(--primary-300); }
 #head { align-items: center; gap: 1.5em; }
@@ -40,13 +41,12 @@ progress { accent-color: var(--color-accent); width: 100%; }
                                      padding: 0; }
 #talk .thought-group { border: none; padding: 0; margin: 0; background: none; }
 #talk .message-row:has(.thought-group) + .message-buttons [aria-label="Copy message"],
-#talk .message-row:has(.thought-group) + .message-buttons:not(:has([aria-label="Retry"])),
+#talk .message-row:has(.thought-group) + .message-buttons:not(:has(button ~ button)),
 #talk .message-row:has(.component) + .message-buttons { display: none; }
 #conversations .wrap { flex-direction: column; max-height: 30vh; overflow-y: auto;
                        flex-wrap: nowrap; }
 #conversations label { width: 100%; overflow-wrap: anywhere; }
-#talk button[aria-label="Share"], #talk button[title="Share"],
-#talk button[aria-label="Clear"], #talk button[title="Clear"],
+#talk .top-panel,
 #pictures .icon-button-wrapper button:has(> div > button) { display: none; }
 #code .cm-line span, #code .cm-gutterElement { color: inherit; }
 #code .cm-gutters { color: var(--body-text-color-subdued); }
