@@ -155,6 +155,24 @@ def test_any_turn_can_be_deleted(page: Page, webui: Webui) -> None:
     expect(talk).not_to_contain_text("second")
 
 
+def test_deleting_another_question_ends_an_answer(page: Page, webui: Webui) -> None:
+    """What has come of it stays, the engine is told, and the next question can be asked."""
+    open_page(page, webui.url)
+    ask(page, "first", "last: first.")
+    page.locator("#talk .selectable", has_text="last: first.").click()
+    expect(page.locator("#delete-turn")).to_be_visible(timeout=10 * SECONDS)
+    webui.engine.script(words=1000, delay_s=0.05)
+    send(page, "second")
+    talk = page.locator("#talk")
+    expect(talk).to_contain_text("last: second. 1", timeout=20 * SECONDS)
+    page.locator("#delete-turn").click()
+    expect(talk).not_to_contain_text("last: first.", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("last: second. 1")
+    wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 10, "the engine is told")
+    webui.engine.script(words=3)
+    ask(page, "third", "3 messages, 0 images, last: third.")
+
+
 def test_pictures_tell_what_they_cost_and_can_be_ordered(
     page: Page, webui: Webui, pictures: list[Path]
 ) -> None:

@@ -252,10 +252,11 @@ class Handlers:
         return gr.Button(words, visible=True)
 
     def delete_turn(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """Take out the turn that was picked; what came after it stays. Outputs: chatbot, key."""
-        if desk.picked is not None:
-            desk.put(desk.talk.without(desk.picked))
-        return self._shown(request, desk)
+        """Take out the turn that was picked; what came before and after it stays. Outputs: as of
+        :meth:`stop`, for an answer to another question ends."""
+        talk = desk.talk if desk.picked is None else desk.talk.without(desk.picked)
+        desk.put(talk)
+        return _question_box(**IDLE), self._shown(request, desk)[0]
 
     def result(self, desk: Desk) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""

@@ -198,12 +198,11 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
         handlers.take_back, [talk.desk, pictures.gallery], outputs, cancels=answers, **QUIET
     )
     cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
-    stopped = talk.question.stop(
-        handlers.stop, talk.desk, [talk.question, talk.chatbot], cancels=answers, **QUIET
-    )
+    ending = [talk.question, talk.chatbot]
+    stopped = talk.question.stop(handlers.stop, talk.desk, ending, cancels=answers, **QUIET)
     talk.chatbot.select(handlers.pick, talk.desk, talk.delete_turn, **QUIET)
     deleted = talk.delete_turn.click(
-        handlers.delete_turn, talk.desk, talk.shown, cancels=answers, **QUIET
+        handlers.delete_turn, talk.desk, ending, cancels=answers, **QUIET
     )
     answered = [answer.then(handlers.settle, drafts, outputs, **QUIET) for answer in answers]
     changed = [stopped, taken_back, cleared, deleted]

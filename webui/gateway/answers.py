@@ -135,10 +135,9 @@ class AnswerEvents:
     def feed(self, chunk: bytes) -> bytes:
         """The events that are whole by now, as the client gets them."""
         if not self._rest and 0 <= chunk.find(_END) == len(chunk) - len(_END):
-            quick = self._quick(chunk)  # one event, as nearly always
-            return self._event(chunk[: -len(_END)]) if quick is None else quick
+            return self._event(chunk)  # one event, as nearly always
         *events, self._rest = (self._rest + chunk).split(_END)
-        return b"".join([self._event(event) for event in events])
+        return b"".join([self._event(event + _END) for event in events])
 
     @property
     def generated(self) -> int:
@@ -152,13 +151,14 @@ class AnswerEvents:
         self._choices.clear()
 
     def _event(self, event: bytes) -> bytes:
+        """What the client gets of it; both with the empty line at the end."""
         if self.complete or self.over or (self.unanswered and b'"usage":' not in event):
             return b""
-        if (quick := self._quick(event + _END)) is not None:
+        if (quick := self._quick(event)) is not None:
             return quick
         if not event.startswith(b"data: "):
-            return event + _END if event else b""
-        if event == _DONE[:-2]:
+            return b"" if event == _END else event
+        if event == _DONE:
             self.complete = True
             return _DONE
         try:
@@ -171,9 +171,7 @@ class AnswerEvents:
         """An event from the midst of a thought or an answer, changed without parsing it; None for
         all others. Inside of a text no quotation mark stands without a backslash before it, so that
         what is looked for cannot be found there."""
-        if not self._plain or self.complete or self.over or self.unanswered:
-            return None
-        if b'"finish_reason":null' not in event:
+        if not self._plain or b'"finish_reason":null' not in event:
             return None
         state = self._choices[0]
         thought = _THOUGHT.search(event)

@@ -131,7 +131,7 @@ class Chat:
         Raises:
             ApiError: an image cannot be used, or the engine is not there.
         """
-        self._thinking.taken_from(document)
+        self._thinking.taken_from(document)  # it may be in the model's name
         images = await self._images.put_in(document)
         return await self._context.tokenized(document, images.tokens)
 

@@ -170,7 +170,9 @@ class EngineAnswer:
             EngineGoneError: it broke off.
             TimeoutError: nothing came for too long.
         """
-        so_far, self._parts[:] = b"".join(self._parts), []
+        self.resume()  # first, for `take` may pause it
+        so_far = b"".join(self._parts)
+        self._parts.clear()
         if so_far and take(so_far):
             return
         if self.whole:
@@ -179,7 +181,6 @@ class EngineAnswer:
             raise self._error
         self.take = take
         self._over = self._loop.create_future()
-        self.resume()
         try:
             await self._over
         finally:
@@ -287,12 +288,12 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def pause(self) -> None:
-        if self._transport is not None and not self._paused:
+        if self._transport is not None and not (self._paused or self.unusable):
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and self._paused:
+        if self._transport is not None and self._paused and not self.unusable:
             self._paused = False
             self._heard_at = self._loop.time()
             self._transport.resume_reading()

@@ -149,6 +149,13 @@ class Exchange:
         )
 
 
+def this_task() -> asyncio.Task[Any]:
+    """The one in which the caller, a coroutine, runs."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  (a coroutine runs in a task)
+    return task
+
+
 class Running:
     """The exchanges that are being answered, and how they end when the process must. Each is a
     ``with`` block, in a task of its own; one that comes too late does not count.
@@ -166,15 +173,11 @@ class Running:
         """Those that were left have been cancelled."""
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  (a coroutine runs in a task)
         if not self.closed:
-            self._tasks.add(task)
+            self._tasks.add(this_task())
 
     def __exit__(self, *_: object) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        self._tasks.discard(task)
+        self._tasks.discard(this_task())
         if self.closed and not self._tasks:
             self._enough.set()
 

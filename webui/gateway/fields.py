@@ -8,7 +8,9 @@ that OpenAI's client can send is on one of the lists.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import orjson
 
@@ -36,7 +38,8 @@ SAMPLING = _names(
 )
 
 
-class Fields(NamedTuple):
+@dataclass(frozen=True)
+class Fields:
     """``used`` ones reach the engine, ``ours`` are understood here, ``ignored`` ones are taken and
     have no effect."""
 
@@ -44,7 +47,7 @@ class Fields(NamedTuple):
     ours: frozenset[str]
     ignored: frozenset[str]
 
-    @property
+    @cached_property
     def known(self) -> frozenset[str]:
         return self.used | self.ours | self.ignored
 
@@ -83,9 +86,6 @@ FIELDS: Mapping[str, Fields] = {
 }
 
 
-KNOWN: Mapping[str, frozenset[str]] = {path: fields.known for path, fields in FIELDS.items()}
-
-
 def check_fields(path: str, document: dict[str, Any]) -> bool:
     """Take out what has no effect; whether there was any.
 
@@ -93,7 +93,7 @@ def check_fields(path: str, document: dict[str, Any]) -> bool:
         ApiError: a field is unknown, or beyond its limit.
     """
     fields = FIELDS[path]
-    unknown = document.keys() - KNOWN[path]
+    unknown = document.keys() - fields.known
     if unknown:
         name = min(unknown)
         raise unsupported(name[:100], "is not supported here")

@@ -43,7 +43,7 @@ class Metrics:
         path, key = exchange.path or "other", exchange.key
         self._of(self._requests, path, str(exchange.status), key).inc()
         if exchange.code:
-            self._refusals.labels(exchange.code).inc()
+            self._of(self._refusals, exchange.code).inc()
         if exchange.prompt_tokens:
             self._of(self._tokens, "prompt", key).inc(exchange.prompt_tokens)
             self._of(self._tokens, "completion", key).inc(exchange.completion_tokens)
@@ -51,7 +51,7 @@ class Metrics:
             self._images.inc(exchange.images)
         self._bytes.inc(exchange.bytes_in)
         if exchange.cache:
-            self._cache.labels(exchange.cache).inc()
+            self._of(self._cache, exchange.cache).inc()
         self._of(self._seconds, path).observe(exchange.seconds)
         self._of(self._first, path).observe(exchange.first_byte_s)
 

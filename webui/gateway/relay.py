@@ -26,6 +26,7 @@ from webui.gateway.errors import (
     shutting_down,
     too_large,
 )
+from webui.gateway.exchange import this_task
 
 MEGABYTE = 1_000_000
 
@@ -103,8 +104,7 @@ async def until_gone(receive: Receive) -> None:
 
 async def unless(end: Awaitable[object], work: Awaitable[None]) -> None:
     """Do ``work``, and cancel it the moment ``end`` comes."""
-    doing = asyncio.current_task()
-    assert doing is not None  # noqa: S101  (a coroutine runs in a task)
+    doing = this_task()
 
     async def watch() -> None:
         await end

@@ -58,6 +58,18 @@ class Server:
             writer.close()
 
 
+class Reader:
+    """Takes a stream's pieces, until it has ``enough`` of them."""
+
+    def __init__(self, enough: int | None = None) -> None:
+        self.got: list[bytes] = []
+        self._enough = enough
+
+    def take(self, part: bytes) -> bool:
+        self.got.append(part)
+        return len(self.got) == self._enough
+
+
 def run(
     server: Callable[[], Server],
     work: Callable[[EngineClient, Server], Awaitable[Result]],
@@ -178,16 +190,11 @@ def test_what_came_before_the_break_is_handed_on() -> None:
     """A stream's readers have it already."""
 
     async def ask(engine: EngineClient, _: Server) -> list[bytes]:
-        got: list[bytes] = []
-
-        def take(part: bytes) -> bool:
-            got.append(part)
-            return False
-
+        reader = Reader()
         async with await engine.request("GET", "/") as answer:
             with pytest.raises(EngineGoneError):
-                await answer.stream(take)
-        return got
+                await answer.stream(reader.take)
+        return reader.got
 
     one_piece = CHUNKED + b"5\r\nhello\r\nzzz\r\n"
     assert run(lambda: Server(one_piece), ask) == [b"hello"]
@@ -266,17 +273,12 @@ def test_leaving_early_breaks_the_connection_off(taken: int) -> None:
     """So that the engine stops: unread, and in the midst of a stream."""
 
     async def ask(engine: EngineClient, server: Server) -> list[bytes]:
-        got: list[bytes] = []
-
-        def take(part: bytes) -> bool:
-            got.append(part)
-            return True
-
+        reader = Reader(enough=1)
         async with await engine.request("GET", "/") as answer:
             if taken:
-                await answer.stream(take)
+                await answer.stream(reader.take)
         await server.gone.wait()
-        return got
+        return reader.got
 
     endless = [CHUNKED, *[b"1\r\na\r\n"] * 1000]
     assert len(run(lambda: Server(*endless, pause_s=0.01), ask)) == taken
@@ -309,3 +311,28 @@ def test_a_paused_answer_holds_up_the_server() -> None:
     unread, size = run(lambda: Server(*pieces, pause_s=0), ask, silence_s=0.4)
     assert size == 640 * 0x10000
     assert unread < size / 2
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_reader_may_pause_at_its_first_piece(late: bool) -> None:
+    """Also where that came before the reader did. Nothing more is handed on until it resumes."""
+    pieces = [CHUNKED + b"1\r\na\r\n", *[b"1\r\na\r\n"] * 9, b"0\r\n\r\n"]
+
+    async def ask(engine: EngineClient, _: Server) -> tuple[int, int]:
+        reader = Reader()
+        async with await engine.request("GET", "/") as answer:
+
+            def take(part: bytes) -> bool:
+                if not reader.got:
+                    answer.pause()
+                return reader.take(part)
+
+            await asyncio.sleep(0.05 if late else 0)
+            reading = asyncio.create_task(answer.stream(take))
+            await asyncio.sleep(0.3)
+            while_paused = len(reader.got)
+            answer.resume()
+            await reading
+        return while_paused, sum(map(len, reader.got))
+
+    assert run(lambda: Server(*pieces, pause_s=0.02), ask) == (1, 10)
