@@ -6,9 +6,13 @@ import base64
 import contextlib
 import io
 import json
+import random
 import threading
+import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -272,3 +276,84 @@ def test_a_damaged_picture_is_refused_and_the_engine_lives(box: Box) -> None:
     with pytest.raises(openai.BadRequestError):
         ask(box, [{"type": "image_url", "image_url": {"url": broken}}, words("What is it?")])
     assert ask(box, "hi").choices[0].message.content == GREETING
+
+
+@pytest.mark.fault(7, "300 damaged pictures: 400, or an answer; the engine lives")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_no_damaged_picture_harms_the_engine(box: Box, kind: str) -> None:
+    """A hundred of a kind, with bytes changed where decoders are led; some can still be read."""
+    rng = random.Random(kind)
+    stream = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(stream, kind)
+    seen = Counter[int]()
+    for _ in range(100):
+        data = bytearray(stream.getvalue())
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(min(400, len(data)))] = rng.randrange(256)
+        url = f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
+        part = {"type": "image_url", "image_url": {"url": url}}
+        seen[status_of(box, [part], max_tokens=1, extra_body={"thinking": "off"})] += 1
+    assert set(seen) == {200, 400}, seen
+    assert ask(box, "hi").choices[0].message.content == GREETING
+
+
+def status_of(box: Box, content: Any, **more: Any) -> int:
+    messages: Any = [{"role": "user", "content": content}]
+    try:
+        box.client().chat.completions.create(model="Step3-VL-10B", messages=messages, **more)
+    except openai.APIStatusError as error:
+        return error.status_code
+    return 200
+
+
+@pytest.mark.fault(15, "400, or an answer within six seconds; others are answered meanwhile")
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "(a+)+" * 1000 + "$"},
+        {"type": "string", "pattern": "(" * 500 + "a+" + ")+" * 500 + "$"},
+        {"type": "array", "minItems": 100_000, "items": {"type": "string", "minLength": 100_000}},
+        {"enum": [f"{number:x}" for number in range(2_000)]},
+        {"type": "object", "properties": {f"p{n}": {"type": "number"} for n in range(400)}},
+    ],
+    ids=["repeated", "nested", "long", "many", "wide"],
+)
+def test_a_costly_grammar_holds_nobody_up(box: Box, schema: dict[str, Any]) -> None:
+    """What the size limit lets pass, the engine compiles in time."""
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        asked = pool.submit(status_of, box, "hello", max_tokens=1, response_format=form)
+        while not asked.done():
+            at = time.monotonic()
+            with urllib.request.urlopen(f"{box.url}/readyz", timeout=5) as response:
+                assert response.status == 200
+            assert time.monotonic() - at < 1
+            asked_long_enough = time.monotonic() - began > 6
+            assert not asked_long_enough, "still not answered"
+            wait([asked], 0.1)
+    assert asked.result() in {200, 400, 502}
+
+
+@pytest.mark.fault(10, "what is at the limit is answered")
+@pytest.mark.fault(11, "what is at the limit is answered")
+def test_the_largest_that_may_be_asked_for(box: Box) -> None:
+    """Four answers with twenty probabilities a token."""
+    answer = ask(box, "hello", n=4, logprobs=True, top_logprobs=20, extra_body={"thinking": "off"})
+    assert len(answer.choices) == 4
+    for choice in answer.choices:
+        assert len(choice.logprobs.content[0].top_logprobs) == 20
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_has_the_probabilities_of_its_text(box: Box, stream: bool) -> None:
+    """Of no token of the thought, and not of the end."""
+    asked: Any = {"model": "Step3-VL-10B", "input": "hello", "max_output_tokens": 200}
+    asked["include"] = ["message.output_text.logprobs"]
+    if stream:
+        with box.client().responses.stream(**asked) as events:
+            response: Any = events.get_final_response()
+    else:
+        response = box.client().responses.create(**asked)
+    tokens = [score.token for score in response.output[-1].content[0].logprobs]
+    assert "".join(tokens) == response.output_text == GREETING

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from webui.gateway import logprobs
 from webui.gateway.errors import ApiError, unsupported, wrong
 from webui.gateway.translation import (
     ChatEvents,
@@ -31,15 +32,15 @@ _SEND_ALL = "nothing is stored here, so send the whole conversation as input"
 FIELDS = Fields(
     names(
         """
-        model input instructions max_output_tokens parallel_tool_calls reasoning stream temperature
-        text tool_choice tools top_p
+        include input instructions max_output_tokens model parallel_tool_calls reasoning stream
+        temperature text tool_choice tools top_logprobs top_p
         """
     ),
     names(
         """
-        access_programs background_options context_management image include max_tool_calls metadata
+        access_programs background_options context_management image max_tool_calls metadata
         moderation prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier
-        service_tier store stream_options top_logprobs truncation user
+        service_tier store stream_options truncation user
         """
     ),
     {
@@ -61,6 +62,8 @@ INCOMPLETE: Mapping[str, str] = {
     "length": "max_output_tokens",
     "content_filter": "content_filter",
 }
+# Of all that can be included in a response, the one thing that there is here.
+LOGPROBS = "message.output_text.logprobs"
 PREFIXES: Mapping[Kind, str] = {"reasoning": "rs", "text": "msg", "call": "fc"}
 # A response repeats these, and has these values where a request has none.
 ECHOED: Mapping[str, Any] = {
@@ -76,6 +79,7 @@ ECHOED: Mapping[str, Any] = {
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
+    "top_logprobs": 0,
     "top_p": None,
     "truncation": "disabled",
     "user": None,
@@ -104,6 +108,7 @@ def to_chat(document: dict[str, Any]) -> dict[str, Any]:
         chat["reasoning_effort"] = effort
     _put_format(given, chat)
     _put_tools(given, chat)
+    _put_logprobs(given, chat)
     put_stream(given, chat)
     return chat
 
@@ -125,7 +130,10 @@ def from_chat(answer: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]
         index = len(response["output"])
         last = index == len(pieces) - 1
         item = _item(kind, short_id(answer), index, call)
-        response["output"].append(_filled(item, text, end["status"] if last else "completed"))
+        filled = _filled(item, text, end["status"] if last else "completed")
+        if kind == "text":
+            filled["content"][0]["logprobs"] = logprobs.of_text(choice, text)
+        response["output"].append(filled)
     return response | end | {"usage": _usage(answer.get("usage"))}
 
 
@@ -234,6 +242,12 @@ def _put_tools(given: dict[str, Any], chat: dict[str, Any]) -> None:
         chat["tool_choice"] = choice
 
 
+def _put_logprobs(given: dict[str, Any], chat: dict[str, Any]) -> None:
+    many = given.get("top_logprobs", 0)  # its limits are those of the chat route's
+    if many or LOGPROBS in expect(given.get("include", []), list, "include"):
+        chat |= {"logprobs": True, "top_logprobs": many}
+
+
 def _tool(tool: Any, where: str) -> dict[str, Any]:
     kind = expect(tool, dict, where).get("type")
     if kind != "function":
@@ -335,11 +349,17 @@ class ResponseEvents(ChatEvents):
         self._response: dict[str, Any] = {}
         self._item: dict[str, Any] = {}
         self._texts: list[str] = []
+        self._choice: dict[str, Any] = {}
+        self._scores: list[dict[str, Any]] = []
         self._end = _end({})
         self._number = -1
 
     def keep_alive(self, comment: bytes) -> bytes:
         return comment + b"\n\n"
+
+    def _of_choice(self, choice: dict[str, Any]) -> Iterator[Event]:
+        self._choice = choice
+        yield from super()._of_choice(choice)
 
     def _event(self, kind: str, **fields: Any) -> Event:
         self._number += 1
@@ -363,7 +383,7 @@ class ResponseEvents(ChatEvents):
 
     def open(self, kind: Kind, call: Mapping[str, Any]) -> Iterator[Event]:
         index = len(self._response["output"])
-        self._item, self._texts = _item(kind, self._id, index, call), []
+        self._item, self._texts, self._scores = _item(kind, self._id, index, call), [], []
         yield self._event("response.output_item.added", output_index=index, item=self._item)
         if kind != "call":
             yield self._of_item("response.content_part.added", part=_part_of(self._item, ""))
@@ -373,7 +393,9 @@ class ResponseEvents(ChatEvents):
         if kind == "reasoning":
             yield self._of_item("response.reasoning_text.delta", delta=text)
         elif kind == "text":
-            yield self._of_item("response.output_text.delta", delta=text, logprobs=[])
+            scores = logprobs.of_text(self._choice, text)
+            self._scores += scores
+            yield self._of_item("response.output_text.delta", delta=text, logprobs=scores)
         else:
             yield self._of_item("response.function_call_arguments.delta", delta=text)
 
@@ -383,12 +405,13 @@ class ResponseEvents(ChatEvents):
         if kind == "reasoning":
             yield self._of_item("response.reasoning_text.done", text=text)
         elif kind == "text":
-            yield self._of_item("response.output_text.done", text=text, logprobs=[])
+            item["content"][0]["logprobs"] = self._scores
+            yield self._of_item("response.output_text.done", text=text, logprobs=self._scores)
         else:
             done = {"name": item["name"], "arguments": text}
             yield self._of_item("response.function_call_arguments.done", **done)
         if kind != "call":
-            yield self._of_item("response.content_part.done", part=_part_of(item, text))
+            yield self._of_item("response.content_part.done", part=item["content"][0])
         index = len(self._response["output"])
         yield self._event("response.output_item.done", output_index=index, item=item)
         self._response["output"].append(item)

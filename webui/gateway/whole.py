@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from webui.gateway import logprobs
 from webui.gateway.answers import ABORTED, is_unanswered, shape
 from webui.gateway.context import Context
 from webui.gateway.documents import encoded
@@ -80,6 +81,13 @@ def _call_it_an_answer(message: dict[str, Any]) -> None:
         message["content"], message["reasoning"] = message["reasoning"], None
 
 
+def _take_over(choice: dict[str, Any], other: dict[str, Any]) -> None:
+    """The answer of a further request, to the thought of the first."""
+    choice["message"]["content"] = other["message"].get("content")
+    for name in ("finish_reason", "logprobs"):
+        choice[name] = other.get(name)
+
+
 class WholeAnswers:
     """Completes answers, by asking the engine again where it must."""
 
@@ -134,8 +142,7 @@ class WholeAnswers:
             return
         second = await self._again(request.without_thought(choices=len(empty)), answer)
         for choice, other in zip(empty, second, strict=False):
-            choice["message"]["content"] = other["message"].get("content")
-            choice["finish_reason"] = other["finish_reason"]
+            _take_over(choice, other)
 
     async def _cut(self, choice: dict[str, Any], limit: int) -> None:
         """The engine's limit leaves room for a thought; an answer may have used that too."""
@@ -143,6 +150,7 @@ class WholeAnswers:
         shorter = await self._context.first_tokens(text, limit) if text else None
         if shorter is not None:
             choice["message"]["content"], choice["finish_reason"] = shorter, "length"
+            logprobs.shorten(choice, shorter)
 
     async def _see_to_json(
         self, choice: dict[str, Any], request: ChatRequest, answer: dict[str, Any]
@@ -154,8 +162,7 @@ class WholeAnswers:
             return
         messages = told(request.document["messages"], message.get("content"), complaint)
         for other in await self._again(request.without_thought(messages=messages), answer):
-            message["content"] = other["message"].get("content")
-            choice["finish_reason"] = other["finish_reason"]
+            _take_over(choice, other)
         complaint = request.json.complaint(message["content"])
         if complaint is not None:
             raise no_json(complaint)
