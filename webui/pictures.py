@@ -277,6 +277,16 @@ def normalised(data: bytes, header: Header, name: str) -> tuple[str, bytes]:
     return MEDIA_TYPES["JPEG"], stream.getvalue()
 
 
+def check(data: bytes, header: Header, name: str) -> None:
+    """Decode a picture, all of it. As :func:`normalised`.
+
+    Raises:
+        PictureError: it is damaged.
+    """
+    with reading(name), Image.open(io.BytesIO(data), formats=(header.kind,)) as image:
+        image.load()
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """8 bits a channel, what is transparent on white."""
     if image.mode in DEEP_MODES:

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.real
 
 GREETING = "Hello! I am the STEP3-VL demo, a small model that sees simple pictures."
 THOUGHT = "a greeting"
+# One token, and no thought before it.
+AT_ONCE: dict[str, Any] = {"max_tokens": 1, "extra_body": {"thinking": "off"}}
 
 
 def picture(width: int, height: int, colour: str) -> dict[str, Any]:
@@ -268,13 +270,14 @@ def test_inspect_says_what_the_engine_counts(box: Box, size: tuple[int, int]) ->
 
 
 @pytest.mark.fault(7, "400 with a constant message")
-def test_a_damaged_picture_is_refused_and_the_engine_lives(box: Box) -> None:
-    """A whole header with half a body: the engine says that it cannot be read."""
+def test_a_damaged_picture_is_named_and_the_engine_lives(box: Box) -> None:
+    """A whole header with half a body: which of the two it is, the engine does not say."""
     stream = io.BytesIO()
     Image.effect_noise((640, 480), 90).save(stream, "PNG")
     broken = base64.b64encode(stream.getvalue()[:40_000]).decode()
-    with pytest.raises(openai.BadRequestError):
-        ask(box, [{"type": "image_url", "image_url": {"url": broken}}, words("What is it?")])
+    parts = [picture(40, 30, "red"), {"type": "image_url", "image_url": {"url": broken}}]
+    with pytest.raises(openai.BadRequestError, match="Image 2 is not a picture that can be read"):
+        ask(box, [*parts, words("What is it?")])
     assert ask(box, "hi").choices[0].message.content == GREETING
 
 
@@ -292,8 +295,9 @@ def test_no_damaged_picture_harms_the_engine(box: Box, kind: str) -> None:
             data[rng.randrange(min(400, len(data)))] = rng.randrange(256)
         url = f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode()}"
         part = {"type": "image_url", "image_url": {"url": url}}
-        seen[status_of(box, [part], max_tokens=1, extra_body={"thinking": "off"})] += 1
-    assert set(seen) == {200, 400}, seen
+        seen[status_of(box, [part], **AT_ONCE)] += 1
+    assert seen[400] > 0
+    assert set(seen) <= {200, 400}, seen
     assert ask(box, "hi").choices[0].message.content == GREETING
 
 
@@ -312,25 +316,25 @@ def status_of(box: Box, content: Any, **more: Any) -> int:
     [
         {"type": "string", "pattern": "(a+)+" * 1000 + "$"},
         {"type": "string", "pattern": "(" * 500 + "a+" + ")+" * 500 + "$"},
+        {"type": "string", "pattern": "(a{1,1000}){1,1000}"},
         {"type": "array", "minItems": 100_000, "items": {"type": "string", "minLength": 100_000}},
         {"enum": [f"{number:x}" for number in range(2_000)]},
         {"type": "object", "properties": {f"p{n}": {"type": "number"} for n in range(400)}},
     ],
-    ids=["repeated", "nested", "long", "many", "wide"],
+    ids=["repeated", "nested", "counted", "long", "many", "wide"],
 )
 def test_a_costly_grammar_holds_nobody_up(box: Box, schema: dict[str, Any]) -> None:
     """What the size limit lets pass, the engine compiles in time."""
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
-        asked = pool.submit(status_of, box, "hello", max_tokens=1, response_format=form)
+        asked = pool.submit(status_of, box, "hello", response_format=form, **AT_ONCE)
         while not asked.done():
             at = time.monotonic()
             with urllib.request.urlopen(f"{box.url}/readyz", timeout=5) as response:
                 assert response.status == 200
             assert time.monotonic() - at < 1
-            asked_long_enough = time.monotonic() - began > 6
-            assert not asked_long_enough, "still not answered"
+            assert time.monotonic() - began < 6, "still not answered"
             wait([asked], 0.1)
     assert asked.result() in {200, 400, 502}
 
@@ -339,7 +343,7 @@ def test_a_costly_grammar_holds_nobody_up(box: Box, schema: dict[str, Any]) -> N
 @pytest.mark.fault(11, "what is at the limit is answered")
 def test_the_largest_that_may_be_asked_for(box: Box) -> None:
     """Four answers with twenty probabilities a token."""
-    answer = ask(box, "hello", n=4, logprobs=True, top_logprobs=20, extra_body={"thinking": "off"})
+    answer = ask(box, "hello", n=4, temperature=1, logprobs=True, top_logprobs=20)
     assert len(answer.choices) == 4
     for choice in answer.choices:
         assert len(choice.logprobs.content[0].top_logprobs) == 20

@@ -26,6 +26,8 @@ from webui.gateway.whole import ChatRequest, WholeAnswers
 # Of ordinary text; for a stream that ends before it is known.
 BYTES_A_TOKEN = 4
 PATH = "/chat/completions"
+# With these the engine may answer to a damaged image.
+UNREADABLE = {400, 500}
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Chat:
                 return None
             answer = await self._relay.read_json(response)
         if response.status != 200:
+            if response.status in UNREADABLE:
+                await request.images.check()
             exchange.code = "refused_by_engine"
             refusal = form.refusal(answer, response.status)
             await exchange.send_json(encoded(refusal), response.status)

@@ -19,6 +19,9 @@ import httptools
 
 # Shorter than uvicorn keeps a connection (5 s), so that no request meets one that is being closed.
 KEEP_CONNECTION_S = 4.0
+# A server that closes a kept connection just when it is used has not read the request. Later than
+# this after sending, it more likely ended over it.
+STALE_S = 1.0
 # Of an answer that nobody reads yet.
 MAX_UNREAD_BYTES = 262_144
 # A body up to this size goes out together with its head; a larger one is not copied for that.
@@ -68,14 +71,15 @@ class EngineClient:
             EngineGoneError: it was lost before the head came.
             TimeoutError: the head does not come.
         """
-        connection = self._kept() or await self._connect()
-        answer = connection.ask(self._head(method, path, body), body)
-        try:
-            await answer.begun
-        except BaseException:
-            connection.abort()
-            raise
-        return answer
+        head = self._head(method, path, body)
+        if (connection := self._kept()) is not None:
+            latest = self._loop.time() + STALE_S
+            try:
+                return await connection.asked(head, body)
+            except EngineGoneError:
+                if connection.heard or self._loop.time() > latest:
+                    raise
+        return await (await self._connect()).asked(head, body)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -250,6 +254,8 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reusable = False
         self._until_closed = False
+        self.heard = False
+        """Something has come since it was asked."""
         self.used_at = 0.0
         """When it was given back."""
 
@@ -257,11 +263,21 @@ class _Connection(asyncio.Protocol):
     def unusable(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
-    def ask(self, head: bytes, body: bytes | None) -> EngineAnswer:
+    async def asked(self, head: bytes, body: bytes | None) -> EngineAnswer:
+        """The answer, as soon as its head is there."""
+        answer = self._ask(head, body)
+        try:
+            await answer.begun
+        except BaseException:
+            self.abort()
+            raise
+        return answer
+
+    def _ask(self, head: bytes, body: bytes | None) -> EngineAnswer:
         assert self._transport is not None  # noqa: S101  (it is connected)
         self._answer = answer = EngineAnswer(self, self._loop)
         self._parser = httptools.HttpResponseParser(self)
-        self._reusable = self._until_closed = False
+        self._reusable = self._until_closed = self.heard = False
         if body is not None and len(body) <= JOINED_BYTES:
             head, body = head + body, None
         self._transport.write(head)
@@ -334,6 +350,7 @@ class _Connection(asyncio.Protocol):
             self.abort()  # nothing was asked
             return
         self._heard_at = self._loop.time()
+        self.heard = True
         error: Exception | None = None
         try:
             parser.feed_data(data)

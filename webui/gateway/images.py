@@ -16,11 +16,11 @@ import os
 import re
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import orjson
@@ -36,11 +36,13 @@ from webui.pictures import (
     Header,
     PictureError,
     as_data_url,
+    check,
     cost_of,
     normalised,
     read_header,
 )
 
+T = TypeVar("T")
 MAX_IMAGES = 64
 # Decoding a picture of 50 million pixels takes about a gigabyte.
 DECODERS = 2
@@ -111,6 +113,18 @@ class Placed:
             self.tokens += image.tokens
             self.named_only |= image.url is None
             self._tokens[image.name] = image.tokens
+
+    async def check(self) -> None:
+        """Find out why the engine has no answer to them: it does not say which it cannot read.
+
+        Raises:
+            ApiError: one is damaged.
+        """
+        checked: set[str] = set()
+        for part in self._parts:
+            if part.source not in checked:
+                checked.add(part.source)
+                await self._images.check(part, self._fetched)
 
     @contextlib.contextmanager
     def names_alone(self) -> Iterator[None]:
@@ -274,15 +288,24 @@ class Images:
         where = f"Image {number}"
         return await asyncio.to_thread(_loaded, source, fetched.get(source), where, self._max_mb)
 
+    async def check(self, part: ImagePart, fetched: dict[str, bytes]) -> None:
+        """Decode an image, all of it.
+
+        Raises:
+            ApiError: it is damaged.
+        """
+        await self._decode(check, await self._load(part.source, part.number, fetched))
+
     async def _normalised(self, loaded: _Loaded) -> str:
+        return as_data_url(*await self._decode(normalised, loaded))
+
+    async def _decode(self, decode: Callable[[bytes, Header, str], T], loaded: _Loaded) -> T:
         loop = asyncio.get_running_loop()
+        arguments = (loaded.data, loaded.header, loaded.name)
         try:
-            kind, data = await loop.run_in_executor(
-                self._decoders, normalised, loaded.data, loaded.header, loaded.name
-            )
+            return await loop.run_in_executor(self._decoders, decode, *arguments)
         except PictureError as error:
             raise refused(str(error), error.code) from None
-        return as_data_url(kind, data)
 
 
 def install_secret(file: Path | None) -> bytes:

@@ -268,6 +268,34 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used() -> None:
     assert run(lambda: Server(EMPTY, close=True), ask) == 3
 
 
+@pytest.mark.parametrize("heard", [b"", b"HTTP/1.1 2"], ids=["nothing", "a little"])
+def test_a_kept_connection_that_closes_when_it_is_used(heard: bytes) -> None:
+    """A server may close one just then. The request goes out once more, over a new one; but not
+    where the server had begun to answer it."""
+
+    class Closing(Server):
+        """Closes a connection at its second request."""
+
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(EMPTY)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(heard)
+            writer.close()
+
+    async def work(client: EngineClient, server: Server) -> tuple[int, bool]:
+        async with await client.request("GET", "/") as first:
+            await first.read()
+        try:
+            async with await client.request("GET", "/") as second:
+                return server.connections, second.status == 200
+        except EngineGoneError:
+            return server.connections, False
+
+    assert run(Closing, work) == ((1, False) if heard else (2, True))
+
+
 @pytest.mark.parametrize("taken", [0, 1])
 def test_leaving_early_breaks_the_connection_off(taken: int) -> None:
     """So that the engine stops: unread, and in the midst of a stream."""
