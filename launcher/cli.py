@@ -52,7 +52,7 @@ def _check(arguments: argparse.Namespace) -> int:
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
     config = load_config(selection.path)
-    lifecycle.check_model(config, selection.path)
+    lifecycle.check_folders(config, selection.path)
     lifecycle.check_ports(config, paths)
     render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
     say(f"{selection.path}: no mistakes ({selection.reason})")

@@ -305,6 +305,10 @@ class WebuiConfig(_Section):
     history_mb: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=500, description="Room for the conversations of one visitor, in MB."
     )
+    batch_folder: str = Field(
+        default="",
+        description="A folder of pictures on this machine that all visitors may run batches over.",
+    )
     root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$", max_length=200)] = Field(
         default="",
         description="The prefix under which a reverse proxy has the page and the API, like /step3.",

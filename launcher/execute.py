@@ -13,7 +13,7 @@ from launcher.engine_state import StateFile
 from launcher.errors import LauncherError
 from launcher.host_checks import listen_problem
 from launcher.leftovers import UNDER_SUPERVISORD, end_with_parent
-from launcher.lifecycle import check_model
+from launcher.lifecycle import check_folders
 from launcher.paths import Paths
 from launcher.programs import WEBUI, Process, engine_process, webui_process
 from launcher.selection import select_config
@@ -59,7 +59,7 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
 def _engine(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
-    check_model(settings, selected.path)
+    check_folders(settings, selected.path)
     return engine_process(settings, selected.path, paths)
 
 

@@ -22,6 +22,7 @@ from launcher.paths import Paths
 from launcher.programs import (
     ENGINE,
     WEBUI,
+    batch_folder,
     model_location,
     programs_for,
     start_script_options,
@@ -40,12 +41,15 @@ WEBUI_LEAVES_S = 10.0
 PUBLIC_HOSTS = {"0.0.0.0", "::"}  # noqa: S104  (compared with, not listened on)
 
 
-def check_model(config: DeployConfig, config_path: Path) -> None:
-    """Refuse a checkpoint folder that cannot be loaded.
+def check_folders(config: DeployConfig, config_path: Path) -> None:
+    """Refuse a checkpoint folder that cannot be loaded, and one for batches that is none.
 
     Raises:
         ConfigError: with a line for everything missing or broken.
     """
+    shared = batch_folder(config, config_path)
+    if shared and not Path(shared).is_dir():
+        raise ConfigError(f"{config_path}: webui.batch_folder: {shared} is no folder; make it")
     if config.model.folder is None:
         return
     problems = problems_of(Path(model_location(config, config_path)))
@@ -201,7 +205,7 @@ def up(given: str | None, *, detach: bool) -> int:
     say(f"Configuration: {selection.path} ({selection.reason})")
     config = load_config(selection.path)
     supervisord = Supervisord(paths)
-    check_model(config, selection.path)
+    check_folders(config, selection.path)
     _wake_all(supervisord, paths)
     if supervisord.stopping():
         say("Waiting until what ran before has stopped.")

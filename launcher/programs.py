@@ -88,6 +88,12 @@ def model_location(config: DeployConfig, config_path: Path) -> str:
     return str((config_path.parent / Path(config.model.folder).expanduser()).resolve())
 
 
+def batch_folder(config: DeployConfig, config_path: Path) -> str:
+    """The operator's pictures, relative to the YAML; empty where there are none."""
+    given = config.webui.batch_folder
+    return str((config_path.parent / Path(given).expanduser()).resolve()) if given else ""
+
+
 def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Process:
     """The engine's parent, which starts vLLM and watches it (:mod:`launcher.engine`)."""
     engine = config.engine
@@ -192,6 +198,7 @@ def webui_process(
         "WEBUI_HISTORY_MB": str(webui.history_mb),
         "WEBUI_HISTORY_DAYS": str(webui.history_days),
         "WEBUI_BATCHES": str(paths.run / "batches"),
+        "WEBUI_BATCH_FOLDER": batch_folder(config, config_path),
         "WEBUI_TASKS": json.dumps([task.model_dump() for task in webui.tasks]),
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),

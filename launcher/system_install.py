@@ -15,7 +15,7 @@ from pathlib import Path
 
 from launcher.config import load_config
 from launcher.errors import LauncherError
-from launcher.lifecycle import check_model
+from launcher.lifecycle import check_folders
 from launcher.paths import ROOT, Paths
 from launcher.programs import START_SCRIPT, WEBUI, Program, programs_for
 from launcher.render import RenderedFile, render_programs, write_if_changed
@@ -30,7 +30,7 @@ SCRIPT = Path("usr/local/bin/start-webui-service.sh")
 
 def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     config, paths = load_config(config_path), Paths.from_environ()
-    check_model(config, config_path)
+    check_folders(config, config_path)
     programs = [
         replace(program, command=_system_command(program, root))
         for program in programs_for(config, config_path, paths)

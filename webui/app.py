@@ -169,7 +169,11 @@ class Webui:
         batch = None
         if settings.batches is not None and settings.uploads is not None:
             self._batches = Batches(
-                settings.batches, client, settings.history_days or 1, settings.max_upload_mb
+                settings.batches,
+                client,
+                settings.history_days or 1,
+                settings.max_upload_mb,
+                settings.batch_folder,
             )
             batch = BatchHandlers(self._batches, settings.model, tasks, settings.uploads)
         return build_app(session, Service(status, batch), settings)

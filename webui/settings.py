@@ -48,6 +48,8 @@ class Settings:
     history_days: int = 30
     batches: Path | None = None
     """For the batches that visitors start on the page."""
+    batch_folder: Path | None = None
+    """Of the operator's, with pictures that all visitors may run batches over."""
     engine_state: Path | None = None
     address_file: Path | None = None
 
@@ -91,6 +93,7 @@ class Settings:
             history_mb=int(environ.get("WEBUI_HISTORY_MB", cls.history_mb)),
             history_days=int(environ.get("WEBUI_HISTORY_DAYS", cls.history_days)),
             batches=path("WEBUI_BATCHES"),
+            batch_folder=path("WEBUI_BATCH_FOLDER"),
             engine_state=path("WEBUI_ENGINE_STATE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

@@ -103,9 +103,30 @@ def test_a_task_puts_its_question_there(page: Page, webui: Webui, files: list[Pa
     assert asked["response_format"]["type"] == "json_schema"
 
 
+def test_a_folder_on_the_box(
+    page: Page, engine_process: Engine, files: list[Path], tmp_path: Path
+) -> None:
+    """Where the operator has one, it can be chosen instead of pictures."""
+    shared = tmp_path / "shared" / "cats"
+    shared.mkdir(parents=True)
+    files[0].rename(shared / "tom.png")
+    engine_process.script()
+    folder = str(shared.parent)
+    with running_webui(tmp_path, engine_process, WEBUI_BATCH_FOLDER=folder) as webui:
+        wait_for(lambda: answers(f"{webui.url}/config"), 120, "the page is there")
+        open_batch(page, webui.url)
+        page.fill("#batch-words textarea", "What is it?")
+        page.locator("#batch-folder input").click(timeout=10 * SECONDS)
+        page.get_by_role("option", name="cats").click()
+        page.locator("#batch-start").click()
+        tells(page, "1 of 1 answered")
+        expect(page.locator("#batch-results")).to_contain_text("tom.png", timeout=10 * SECONDS)
+
+
 def test_it_needs_pictures_and_a_question(page: Page, webui: Webui) -> None:
     """What is there stays."""
     open_batch(page, webui.url)
+    expect(page.locator("#batch-folder")).to_be_hidden()
     page.fill("#batch-words textarea", "What is it?")
     page.locator("#batch-start").click()
     expect(page.get_by_text("Choose pictures, and say")).to_be_visible(timeout=10 * SECONDS)

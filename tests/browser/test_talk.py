@@ -290,6 +290,24 @@ def test_a_json_task_ends_in_a_table(page: Page, webui: Webui) -> None:
     assert "response_format" not in asked(webui)
 
 
+def test_a_task_is_a_form(page: Page, webui: Webui) -> None:
+    """What it leaves open is asked for, and stands in the question; what else was changed there
+    stays."""
+    open_page(page, webui.url)
+    choose(page, "Product copy")
+    field = page.locator("#question textarea")
+    expect(field).to_have_value(TASKS["product"].text("en"), timeout=10 * SECONDS)
+    field.fill(f"{field.input_value()} Briefly.")
+    page.get_by_label("Product", exact=True).press_sequentially("a mug")
+    expect(field).to_have_value(re.compile("a mug"), timeout=10 * SECONDS)
+    page.get_by_label("Category", exact=True).fill("kitchen")  # in one, as what is pasted
+    wanted = TASKS["product"].text("en", product="a mug", category="kitchen")
+    expect(field).to_have_value(f"{wanted} Briefly.", timeout=10 * SECONDS)
+    choose(page, "Read text")
+    expect(field).to_have_value(TASKS["read"].text("en"), timeout=10 * SECONDS)
+    expect(page.get_by_label("Product", exact=True)).to_be_hidden()
+
+
 def test_a_task_of_three_steps_goes_on_by_itself(page: Page, webui: Webui) -> None:
     """Each step in the same talk."""
     open_page(page, webui.url)

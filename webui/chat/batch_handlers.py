@@ -41,8 +41,11 @@ class BatchHandlers:
         self._tasks = tasks
 
     async def opened(self, request: gr.Request) -> tuple[Any, ...]:
-        """Outputs: timer, and what :meth:`look` has."""
-        return gr.Timer(active=True), *await self.look(request)
+        """Outputs: timer, folders, and what :meth:`look` has."""
+        found = await asyncio.to_thread(self._batches.folders)
+        names = [(text("batch_own", visitor_of(request).language), ""), *((n, n) for n in found)]
+        folders = gr.Dropdown(choices=names, visible=bool(found))
+        return gr.Timer(active=True), folders, *await self.look(request)
 
     def closed(self) -> Any:
         """Outputs: timer."""
@@ -61,10 +64,11 @@ class BatchHandlers:
         words: str,
         thinking: Any,
         at_once: int,
+        folder: str | None,
     ) -> tuple[Any, ...]:
         """Outputs: the files, and what :meth:`look` has."""
         visitor, owner = visitor_of(request), request.cookies.get(OWNER_COOKIE, "")
-        if not owner or not files or not words.strip():
+        if not owner or not (files or folder) or not words.strip():
             name = "batch_need" if owner else "batch_no_cookie"
             gr.Warning(text(name, visitor.language))
             return gr.skip(), *await self.look(request)
@@ -73,10 +77,14 @@ class BatchHandlers:
         fields = Options(**{**vars(options), "thinking": thinking}).fields(asked)
         own = {"thinking": fields.pop("thinking")}
         question = Question(
-            words.strip(), {"model": self._model, **fields, "extra_body": own}, at_once
+            words.strip(),
+            {"model": self._model, **fields, "extra_body": own},
+            at_once,
+            folder or "",
         )
         try:
-            await self._batches.start(owner, [Path(file) for file in files], question, visitor.key)
+            own_files = [] if folder else [Path(file) for file in files or ()]
+            await self._batches.start(owner, own_files, question, visitor.key)
         except BatchError as error:
             gr.Warning(text("batch_problem", visitor.language, why=error))
             return gr.skip(), *await self.look(request)

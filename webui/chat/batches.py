@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 DAY_S = 24 * 3600
 MAX_AT_ONCE = 16
 MAX_RESTING = 50
+MAX_FOLDERS = 500
 MEGABYTE = 1_000_000
 # Less than that is for the engine's logs and everything else on the disk.
 RESERVE_BYTES = 500 * MEGABYTE
@@ -31,11 +32,19 @@ RESERVE_BYTES = 500 * MEGABYTE
 
 @dataclass(frozen=True)
 class Question:
-    """``request`` are fields of a chat request, without messages."""
+    """``request`` are fields of a chat request, without messages. ``folder`` is one of the
+    operator's, instead of pictures of the visitor's own."""
 
     words: str
     request: Mapping[str, Any]
     at_once: int
+    folder: str = ""
+
+    def as_document(self) -> dict[str, Any]:
+        document = asdict(self)
+        if not self.folder:  # batches of earlier versions have none
+            del document["folder"]
+        return document
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class Batches:
         client: for the API.
         keep_days: after which one that nobody goes on with is deleted.
         max_upload_mb: the largest that a picture may be, also in a zip file.
+        shared: the operator's folder of pictures for all visitors, if there is one.
     """
 
     def __init__(
@@ -76,7 +86,9 @@ class Batches:
         client: openai.AsyncOpenAI,
         keep_days: float,
         max_upload_mb: int = 20,
+        shared: Path | None = None,
     ) -> None:
+        self._shared = shared
         self._folder = folder
         self._client = client
         self._keep_s = keep_days * DAY_S
@@ -84,6 +96,16 @@ class Batches:
         self._jobs: dict[str, _Job] = {}
         # Of all visitors: each picture is in memory while it is asked about.
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
+
+    def folders(self) -> list[str]:
+        """Those of the operator's that a question can be about: the shared one itself, as ``.``,
+        and those right below it. Reads the disk; call it in a thread."""
+        if self._shared is None:
+            return []
+        with contextlib.suppress(OSError):
+            below = sorted(path.name for path in self._shared.iterdir() if path.is_dir())
+            return [".", *[name for name in below if not name.startswith(".")][:MAX_FOLDERS]]
+        return []
 
     async def start(
         self, owner: str, files: Sequence[Path], question: Question, key: str
@@ -111,11 +133,13 @@ class Batches:
             size = sum(file.stat().st_size for file in files)
             if shutil.disk_usage(self._folder).free < RESERVE_BYTES + size:
                 raise BatchError("the disk is full")
+            folder.mkdir()
             for number, file in enumerate(files):
                 place = folder / "pictures" / f"{number:05}"
                 place.mkdir(parents=True)
                 shutil.copyfile(file, place / file.name)
-            (folder / "order.json").write_text(json.dumps(asdict(question)), encoding="utf-8")
+            order = json.dumps(question.as_document())
+            (folder / "order.json").write_text(order, encoding="utf-8")
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise BatchError(error.strerror or str(error)) from None
@@ -208,12 +232,23 @@ class Batches:
             return None
         except (OSError, ValueError, TypeError) as error:
             raise BatchError(f"it cannot be read: {error}") from None
-        pictures = _pictures_below(folder / "pictures", self._max_bytes)
-        journal = Journal(folder, asdict(question))
+        if question.folder:
+            pictures = self._pictures_of(question.folder)
+        else:
+            pictures = _pictures_below(folder / "pictures", self._max_bytes)
+        journal = Journal(folder, question.as_document())
         results = journal.results.values()
         failed = sum(bool(result.error) for result in results)
         progress = Progress(len(results) - failed, failed, len(pictures), 0, 0.0)
         return _Job(folder, question, pictures, journal, progress)
+
+    def _pictures_of(self, name: str) -> Sequence[Picture]:
+        if self._shared is None or name not in self.folders():
+            raise BatchError(f"there is no folder {name!r} here")
+        try:
+            return pictures_in(self._shared / name, self._max_bytes)[0]
+        except BatchError:  # whose words are for the operator
+            raise BatchError(f"there is no picture in {name!r}") from None
 
     def _folder_of(self, owner: str) -> Path:
         return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32]

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from webui.chat.options import Options
 from webui.chat.session import ChatSession, Update, Visitor
 from webui.chat.show_code import Example, public_address
 from webui.chat.tables import table_of
+from webui.chat.tasks import blanks_of, refilled
 from webui.chat.view import chatbot_messages, turn_at
 from webui.chat.words import language_of, text
-from webui.client.tasks import Language
+from webui.client.tasks import Language, Task
 from webui.gateway.keys import password_of
 from webui.pictures import PictureError, cost_of, read_header
 
@@ -220,17 +221,38 @@ class Handlers:
         return field, None, *self.cost(request, None), *self._shown(request, desk), ""
 
     def take_task(
-        self, request: gr.Request, name: str, draft: Draft, *options: Any
+        self, request: gr.Request, name: str, draft: Draft, *rest: Any
     ) -> tuple[Any, ...]:
         """Put a task's question into the field, to be changed there, and what suits it into the
-        settings. Outputs: question field, settings."""
+        settings. ``rest`` is what stands in its blanks, and the settings. Outputs: question field,
+        what stands in its blanks, settings."""
+        count = len(blanks_of(self._session.tasks))
+        given, options = rest[:count], rest[count:]
         task, system = self._session.tasks.get(name), options[-1]
         suited = Options.of_task(task)
         if task is None:
-            return gr.skip(), *_values(suited)[:-1], system
-        words = task.text(visitor_of(request).language)
+            return gr.skip(), {}, *_values(suited)[:-1], system
+        filled = self._filled(task, given)
+        words = task.text(visitor_of(request).language, **filled)
         field = _question_box(value={"text": words, "files": draft["files"]})
-        return field, *_values(suited)[:-1], system
+        return field, filled, *_values(suited)[:-1], system
+
+    def fill_in(
+        self, request: gr.Request, name: str, draft: Draft, old: dict[str, str], *given: str
+    ) -> tuple[Any, Any]:
+        """Put what stands in the blanks into the question, whatever else was changed in it.
+        Outputs: question field, what stands there."""
+        task = self._session.tasks.get(name)
+        if task is None:
+            return gr.skip(), gr.skip()
+        new = self._filled(task, given)
+        words = refilled(draft["text"], task, visitor_of(request).language, old, new)
+        return _question_box(value={"text": words, "files": draft["files"]}), new
+
+    def _filled(self, task: Task, given: Iterable[str]) -> dict[str, str]:
+        """Of a task's blanks, those that are not empty."""
+        pairs = zip(blanks_of(self._session.tasks), map(_clean, given), strict=True)
+        return {blank: words for blank, words in pairs if words and blank in task.blanks}
 
     def standard(self) -> tuple[Any, ...]:
         """The settings as they were at first."""

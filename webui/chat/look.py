@@ -5,7 +5,11 @@ Every pair of colours has a contrast of 4.5 or more (WCAG AA), in the light and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import gradio as gr
+
+from webui.client.tasks import Task
 
 # No font is fetched from elsewhere: the page must work without the internet.
 FONTS = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
@@ -78,6 +82,9 @@ SCRIPT = """() => {
   });
 }"""
 
+# For the rules of blanks_css.
+NOTE_TASK = "(name) => { document.body.dataset.task = name ?? ''; }"
+
 # Have the browser save a file that is ready.
 SAVE = """(file) => {
   if (!file) return;
@@ -86,6 +93,16 @@ SAVE = """(file) => {
   link.download = file.orig_name;
   link.click();
 }"""
+
+
+def blanks_css(tasks: Mapping[str, Task]) -> str:
+    """Of the fields for what tasks leave open, show those of the task that is chosen."""
+    shown = [
+        f'body[data-task="{name}"] #blank-{blank}'
+        for name, task in tasks.items()
+        for blank in task.blanks
+    ]
+    return f"[id^=blank-] {{ display: none; }} {', '.join(shown)} {{ display: block; }}"
 
 
 def build_theme() -> gr.themes.Base:

@@ -18,7 +18,7 @@ from webui.chat.desk import Desk
 from webui.chat.file_handlers import FileHandlers
 from webui.chat.handlers import NO_KEY, Handlers
 from webui.chat.history_handlers import HistoryHandlers
-from webui.chat.look import CSS, SAVE, SCRIPT, build_theme
+from webui.chat.look import CSS, NOTE_TASK, SAVE, SCRIPT, blanks_css, build_theme
 from webui.chat.parts import (
     Batch,
     Controls,
@@ -159,12 +159,23 @@ def _connect_pictures(handlers: Handlers, more: PdfHandlers, pictures: Pictures)
 
 
 def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> None:
+    blanks, filled = controls.blanks, controls.filled
     controls.task.input(
         handlers.take_task,
-        [controls.task, question, *controls.options],
-        [question, *controls.options],
+        [controls.task, question, *blanks, *controls.options],
+        [question, filled, *controls.options],
         **QUIET,
     )
+    # By rules of style, not by updates: what stands in the fields stays.
+    controls.task.change(None, controls.task, None, js=NOTE_TASK, **QUIET)
+    for blank in blanks:
+        blank.change(
+            handlers.fill_in,
+            [controls.task, question, filled, *blanks],
+            [question, filled],
+            trigger_mode="always_last",
+            **QUIET,
+        )
     controls.reset.click(handlers.standard, None, controls.options, **QUIET)
 
 
@@ -275,7 +286,7 @@ def _connect_status(
 def _connect_batch(
     handlers: BatchHandlers, batch: Batch, tab: gr.Tab, others: list[gr.Tab]
 ) -> None:
-    tab.select(handlers.opened, None, [batch.timer, *batch.shown], **QUIET)
+    tab.select(handlers.opened, None, [batch.timer, batch.folder, *batch.shown], **QUIET)
     for other in others:
         other.select(handlers.closed, None, batch.timer, **QUIET)
     batch.timer.tick(handlers.look, None, batch.shown, **QUIET)
@@ -311,7 +322,7 @@ def build_app(session: ChatSession, service: Service, settings: Settings) -> Fas
         path="/",
         root_path=settings.root_path or None,
         theme=build_theme(),
-        css=CSS,
+        css=CSS + blanks_css(session.tasks),
         js=SCRIPT,
         i18n=say,
         footer_links=[],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from webui.chat.batches import MAX_AT_ONCE
 from webui.chat.control import ENGINE
 from webui.chat.handlers import IDLE
 from webui.chat.options import MAX_ANSWER_TOKENS, Options
+from webui.chat.tasks import blanks_of
 from webui.client.tasks import Task
 from webui.gateway.thinking import MODES
 
@@ -30,9 +31,12 @@ LATEX = [
 
 @dataclass(frozen=True)
 class Controls:
-    """How to ask; ``options`` in the order of :class:`Options`."""
+    """How to ask; ``options`` in the order of :class:`Options`. ``blanks`` are what the task leaves
+    open, and ``filled`` what stood there before."""
 
     task: gr.Dropdown
+    blanks: list[gr.Textbox]
+    filled: gr.State
     options: list[Any]
     reset: gr.Button
 
@@ -103,6 +107,7 @@ class Batch:
 
     timer: gr.Timer
     files: gr.File
+    folder: gr.Dropdown
     task: gr.Dropdown
     asked: list[Any]
     start: gr.Button
@@ -193,7 +198,7 @@ def pictures_part(say: gr.I18n) -> Pictures:
     return Pictures(gallery, order, earlier, later, cost, add, pages)
 
 
-def controls_part(say: gr.I18n, tasks: Iterable[str]) -> Controls:
+def controls_part(say: gr.I18n, tasks: Mapping[str, Task]) -> Controls:
     standard = Options()
     task = gr.Dropdown(
         [(say("task_none"), ""), *((say(f"task_{name}"), name) for name in tasks)],
@@ -202,6 +207,15 @@ def controls_part(say: gr.I18n, tasks: Iterable[str]) -> Controls:
         info=say("task_info"),
         elem_id="task",
     )
+    blanks = [
+        gr.Textbox(
+            label=say(f"blank_{name}"),
+            placeholder=say(f"usual_{name}"),
+            max_length=200,
+            elem_id=f"blank-{name}",
+        )
+        for name in blanks_of(tasks)
+    ]
     with gr.Accordion(say("settings"), open=False, elem_id="settings"):
         modes = [(say(f"thinking_{mode}"), mode) for mode in MODES]
         thinking = gr.Radio(modes, value=standard.thinking, label=say("thinking"), elem_id="mode")
@@ -222,7 +236,8 @@ def controls_part(say: gr.I18n, tasks: Iterable[str]) -> Controls:
             label=say("system"), lines=2, max_length=8000, elem_id="system", value=""
         )
         reset = gr.Button(say("reset"), size="sm", elem_id="reset")
-    return Controls(task, [thinking, own, temperature, top_p, tokens, system], reset)
+    options = [thinking, own, temperature, top_p, tokens, system]
+    return Controls(task, blanks, gr.State({}), options, reset)
 
 
 def shelf_part(say: gr.I18n) -> Shelf:
@@ -325,6 +340,13 @@ def batch_part(say: gr.I18n, tasks: Mapping[str, Task]) -> Batch:
                 file_types=["image", ".zip"],
                 elem_id="batch-files",
             )
+            folder = gr.Dropdown(
+                [("", "")],
+                value="",
+                label=say("batch_folder"),
+                visible=False,
+                elem_id="batch-folder",
+            )
             task = gr.Dropdown(
                 [
                     (say("task_none"), ""),
@@ -357,8 +379,22 @@ def batch_part(say: gr.I18n, tasks: Mapping[str, Task]) -> Batch:
                 csv = gr.Button(say("batch_csv"), size="sm", elem_id="batch-csv")
                 jsonl = gr.Button(say("batch_jsonl"), size="sm", elem_id="batch-jsonl")
     file = gr.DownloadButton(visible="hidden")
-    asked = [files, task, words, thinking, at_once]
-    return Batch(timer, files, task, asked, start, stop, go_on, progress, results, csv, jsonl, file)
+    asked = [files, task, words, thinking, at_once, folder]
+    return Batch(
+        timer,
+        files,
+        folder,
+        task,
+        asked,
+        start,
+        stop,
+        go_on,
+        progress,
+        results,
+        csv,
+        jsonl,
+        file,
+    )
 
 
 def status_part(say: gr.I18n) -> Status:

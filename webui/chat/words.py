@@ -14,6 +14,10 @@ TEXTS: Mapping[str, Words] = {
     "task": Words("Task", "任务"),
     "task_info": Words("Puts a ready-made question below", "在下方填入现成的问题"),
     "task_none": Words("A question of your own", "自由提问"),
+    "blank_product": Words("Product", "商品名称"),
+    "blank_category": Words("Category", "商品类别"),
+    "blank_grade": Words("Grade", "年级"),
+    "blank_subject": Words("What to look for", "重点关注"),
     "settings": Words("Settings", "设置"),
     "thinking": Words("Thinking", "思考"),
     "thinking_off": Words("off", "关闭"),
@@ -61,6 +65,8 @@ TEXTS: Mapping[str, Words] = {
     "tab_chat": Words("Chat", "对话"),
     "tab_batch": Words("Batch", "批量"),
     "batch_files": Words("Pictures, or a zip file of them", "图片，或图片的 zip 压缩包"),
+    "batch_folder": Words("Or a folder on the box", "或服务器上的文件夹"),
+    "batch_own": Words("the pictures above", "使用上面的图片"),
     "batch_words": Words("The question about each picture", "对每张图片的提问"),
     "batch_at_once": Words("At the same time", "同时处理数"),
     "batch_start": Words("Begin", "开始"),
@@ -258,9 +264,13 @@ def picture_problem(error: PictureError, language: Language) -> str:
 
 def translations(tasks: Mapping[str, Task], notice: Words) -> dict[str, dict[str, str]]:
     """For gradio, which shows a text in the browser's language. A task's title is there as
-    ``task_NAME``, what the operator has to say as ``notice``."""
+    ``task_NAME``, what stands in a blank by itself as ``usual_NAME``, and what the operator has to
+    say as ``notice``."""
     titles = {f"task_{name}": task.title for name, task in tasks.items()}
-    words = {**TEXTS, **titles, "notice": notice}
+    usual = {
+        f"usual_{blank}": words for task in tasks.values() for blank, words in task.blanks.items()
+    }
+    words = {**TEXTS, **titles, **usual, "notice": notice}
     english = {key: both.en for key, both in words.items()}
     chinese = {key: both.zh for key, both in words.items()}
     return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}

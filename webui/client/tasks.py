@@ -66,14 +66,30 @@ class Task:
         Raises:
             ValueError: the task has no such blank.
         """
+        text = "".join(self.pieces(language, **blanks))
+        if self.schema is not None:
+            text += "\n" + JSON_ONLY.of(language)
+        return f"{text}\n{HINT.of(language).format(hint)}" if hint else text
+
+    def pieces(self, language: Language = "en", **blanks: str) -> list[str]:
+        """The prompt's own words and, between each two of them, what stands in a blank.
+
+        Raises:
+            ValueError: as :meth:`text`.
+        """
         if unknown := blanks.keys() - self.blanks.keys():
             has = ", ".join(sorted(self.blanks)) or "none"
             raise ValueError(f"task {self.name!r} has no blank {min(unknown)!r}; it has: {has}")
         given = {name: words.of(language) for name, words in self.blanks.items()} | blanks
-        text = string.Template(self.prompt.of(language)).substitute(given)
-        if self.schema is not None:
-            text += "\n" + JSON_ONLY.of(language)
-        return f"{text}\n{HINT.of(language).format(hint)}" if hint else text
+        prompt = self.prompt.of(language)
+        pieces, end = [""], 0
+        for mark in string.Template.pattern.finditer(prompt):  # $name, or $$ for $
+            pieces[-1] += prompt[end : mark.start()]
+            end = mark.end()
+            pieces += [given[mark["named"]], ""] if mark["named"] else []
+            pieces[-1] += "" if mark["named"] else "$"
+        pieces[-1] += prompt[end:]
+        return pieces
 
     def request(
         self,

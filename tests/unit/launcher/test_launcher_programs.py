@@ -305,6 +305,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
             "json_keep_alive": True,
             "history_days": 3,
             "history_mb": 7,
+            "batch_folder": "/srv/photos",
             "root_path": "/step3",
             "tasks": [{"name": "menu", "title": "M", "prompt": {"en": "a", "zh": "菜单"}}],
             "stop_timeout_s": 4.5,
@@ -330,6 +331,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         json_keep_alive=True,
         history=PATHS.history,
         history_mb=7,
+        batch_folder=Path("/srv/photos"),
         root_path="/step3",
         history_days=3,
         tasks=(

@@ -8,6 +8,7 @@ import os
 import time
 import zipfile
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,13 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def using(api: Api, folder: Path, do: Callable[[Batches], Awaitable[Any]], days: float = 30) -> Any:
+def using(
+    api: Api,
+    folder: Path,
+    do: Callable[[Batches], Awaitable[Any]],
+    days: float = 30,
+    shared: Path | None = None,
+) -> Any:
     """In a process of its own, as it were."""
 
     async def run() -> Any:
@@ -70,7 +77,7 @@ def using(api: Api, folder: Path, do: Callable[[Batches], Awaitable[Any]], days:
             http_client=httpx2.AsyncClient(transport=httpx2.MockTransport(api.answer)),
         )
         async with client:
-            return await do(Batches(folder, client, days))
+            return await do(Batches(folder, client, days, shared=shared))
 
     return asyncio.run(run())
 
@@ -228,3 +235,46 @@ def test_what_is_no_picture_begins_nothing(api: Api, tmp_path: Path) -> None:
 
     assert using(api, tmp_path / "batches", begin) is None
     assert not api.asked
+
+
+def test_a_folder_of_the_operators(api: Api, pictures: list[Path], tmp_path: Path) -> None:
+    """Itself, and those right below it; nothing is copied, and a new process goes on with it."""
+    shared = tmp_path / "shared"
+    for name in ("cats", "dogs", ".git"):
+        (shared / name).mkdir(parents=True)
+    pictures[0].rename(shared / "cats" / "tom.png")
+    kept = tmp_path / "kept"
+
+    async def start(batches: Batches) -> list[str]:
+        await batches.start(ANNA, [], replace(QUESTION, folder="cats"), "")
+        await ended(batches, ANNA)
+        return batches.folders()
+
+    async def look(batches: Batches) -> Snapshot | None:
+        return await batches.look(ANNA)
+
+    assert using(api, kept, start, shared=shared) == [".", "cats", "dogs"]
+    assert [path.name for path in kept.rglob("*.png")] == []
+    found = using(api, kept, look, shared=shared)
+    assert [(result.file, result.answer) for result in found.results] == [("tom.png", "Red.")]
+
+
+@pytest.mark.parametrize("folder", ["..", "../kept", "/etc", "cats/..", ".git", "none", "dogs"])
+def test_no_other_folder_is_read(
+    api: Api, pictures: list[Path], tmp_path: Path, folder: str
+) -> None:
+    """The message tells no path of this machine."""
+    shared = tmp_path / "shared"
+    for name in ("cats", "dogs", ".git"):
+        (shared / name).mkdir(parents=True)
+    pictures[0].rename(shared / ".git" / "a.png")
+
+    async def start(batches: Batches) -> None:
+        await batches.start(ANNA, [], replace(QUESTION, folder=folder), "")
+
+    with pytest.raises(BatchError) as caught:
+        using(api, tmp_path / "kept", start, shared=shared)
+    assert str(tmp_path) not in str(caught.value)
+    assert api.asked == []
+    with pytest.raises(BatchError):
+        using(api, tmp_path / "kept", start)

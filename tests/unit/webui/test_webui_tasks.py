@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from webui.chat.tasks import all_tasks
-from webui.client.tasks import TASKS
+import pytest
+
+from webui.chat.tasks import all_tasks, refilled
+from webui.chat.words import TEXTS
+from webui.client.tasks import TASKS, Language
 from webui.settings import Settings
 
 MENU: dict[str, Any] = {
@@ -43,3 +46,29 @@ def test_the_launcher_hands_them_over_as_text() -> None:
     settings = Settings.from_environ({"WEBUI_TASKS": json.dumps([MENU])})
     assert settings.tasks == (MENU,)
     assert Settings.from_environ({}).tasks == ()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.blanks])
+def test_blanks_can_be_filled_again_and_again(name: str, language: Language) -> None:
+    """Each time the question is the task's with those words; emptied, it is the task's own."""
+    task = TASKS[name]
+    words, old = task.text(language), dict[str, str]()
+    for value in ("a", "an 8 in $1", "", "中"):
+        new = {blank: f"{value}{n}" for n, blank in enumerate(task.blanks)} if value else {}
+        words, old = refilled(words, task, language, old, new), new
+        assert words == task.text(language, **new)
+
+
+def test_a_question_that_was_edited_keeps_its_edits() -> None:
+    """Also where a blank's words stand elsewhere; and no blank is found whose words have gone."""
+    task = TASKS["product"]
+    words = f"A mug! {task.text('en', product='A')} A."
+    again = refilled(words, task, "en", {"product": "A"}, {"product": "B"})
+    assert again == f"A mug! {task.text('en', product='B')} A."
+    assert refilled("What is it?", task, "en", {}, {"product": "B"}) == "What is it?"
+
+
+def test_every_blank_has_a_name_for_people() -> None:
+    names = {blank for task in TASKS.values() for blank in task.blanks}
+    assert {f"blank_{name}" for name in names} == {n for n in TEXTS if n.startswith("blank_")}

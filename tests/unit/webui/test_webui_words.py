@@ -52,12 +52,16 @@ def test_both_languages_say_the_same() -> None:
 
 
 def test_the_page_is_given_all_of_them() -> None:
-    """The titles of the tasks too."""
+    """The titles of the tasks and what stands in their blanks too."""
     given_ = translations(TASKS, Words("demo", "演示"))
     assert given_["zh-CN"]["task_invoice"] == TASKS["invoice"].title.zh
     assert {key: given_["en"][key] for key in TEXTS} == {k: w.en for k, w in TEXTS.items()}
     assert (given_["en"]["notice"], given_["zh"]["notice"]) == ("demo", "演示")
-    assert {len(words) for words in given_.values()} == {len(TEXTS) + len(TASKS) + 1}
+    usual = {f"usual_{blank}" for task in TASKS.values() for blank in task.blanks}
+    titles = {f"task_{name}" for name in TASKS}
+    assert given_["zh"]["usual_grade"] == TASKS["maths"].blanks["grade"].zh
+    for words in given_.values():
+        assert words.keys() == TEXTS.keys() | titles | usual | {"notice"}
     assert text("speed", "en", speed=12.6) == "13 tokens/s"
 
 
