@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher import lifecycle
+from launcher.cards import Card, card_named, card_of_size
 from launcher.config import load_config
-from launcher.errors import run_guarded
+from launcher.errors import ConfigError, run_guarded
+from launcher.host_checks import gpus
 from launcher.keys import LIMITS, KeyFile
 from launcher.paths import Paths
-from launcher.profiles import PROFILES
+from launcher.plan import plan
+from launcher.planning import as_document, in_words, planned, shape_of, wishes_of
+from launcher.profiles import GPU, PROFILES
 from launcher.programs import ENGINE, WEBUI, programs_for
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
 from launcher.sample import sample_yaml
@@ -53,6 +57,7 @@ def _check(arguments: argparse.Namespace) -> int:
     selection = select_config(arguments.config, paths)
     config = load_config(selection.path)
     lifecycle.check_folders(config, selection.path)
+    config, _ = planned(config, selection.path)
     lifecycle.check_ports(config, paths)
     render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
     say(f"{selection.path}: no mistakes ({selection.reason})")
@@ -63,7 +68,7 @@ def _render(arguments: argparse.Namespace) -> int:
     """Write supervisord's files where `up` would, or below a folder of the caller's."""
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config = load_config(selection.path)
+    config, _ = planned(load_config(selection.path), selection.path)
     if arguments.out is None:
         lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
         written = lifecycle.write_files(config, selection.path, paths)
@@ -83,6 +88,37 @@ def _render(arguments: argparse.Namespace) -> int:
 def _say_unchanged(path: Path) -> int:
     say(f"unchanged: {path}")
     return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    """Say what fits: these cards, or those of the command line."""
+    selection = select_config(arguments.config or _planned_for(arguments), Paths.from_environ())
+    config = load_config(selection.path)
+    if not (cards := _cards(arguments)):
+        say("No NVIDIA GPU answers on this machine: the demo runs on the CPU, and needs no plan.")
+        say("For another machine: launch plan --gpu 'RTX 4090', or launch plan --vram 48")
+        return 0
+    shape, wishes = shape_of(config, selection.path), wishes_of(config)
+    if shape is None:
+        raise ConfigError(f"{config.model.hub_id}: its size is not known before it is here")
+    found = plan(shape, cards, wishes)
+    if arguments.json:
+        say(json.dumps(as_document(found, config.model.hub_id), indent=2))
+    else:
+        for line in in_words(found, cards, shape, wishes):
+            say(line)
+    return 0
+
+
+def _planned_for(arguments: argparse.Namespace) -> str | None:
+    """Of cards that are not here: the 10 B model, whatever runs here."""
+    return GPU.path if arguments.gpu or arguments.vram else None
+
+
+def _cards(arguments: argparse.Namespace) -> list[Card]:
+    if arguments.gpu or arguments.vram:
+        return [*map(card_named, arguments.gpu), *map(card_of_size, arguments.vram)]
+    return [card_named(gpu.name, gpu.memory_gib) for gpu in gpus()]
 
 
 def _sample_config(arguments: argparse.Namespace) -> int:
@@ -159,6 +195,16 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _gib(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 1 <= size <= 10_000:
+        raise argparse.ArgumentTypeError(f"a card's memory in GiB, such as 24, not {text!r}")
+    return size
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
@@ -196,6 +242,13 @@ def build_parser() -> argparse.ArgumentParser:
     render = add("render", _render, "write supervisord's files without starting anything")
     add_config(render)
     render.add_argument("--out", metavar="DIR", help="write them there instead")
+    fits = add("plan", _plan, "say what fits this machine's cards, or others, and why")
+    add_config(fits)
+    fits.add_argument("--gpu", nargs="+", default=[], metavar="NAME", help="for these cards")
+    fits.add_argument(
+        "--vram", nargs="+", default=[], type=_gib, metavar="GIB", help="for cards of this memory"
+    )
+    fits.add_argument("--json", action="store_true", help="for programs")
     sample = add("sample-config", _sample_config, "print a commented YAML with every key")
     sample.add_argument("--profile", choices=sorted(PROFILES), default="demo", help="demo or gpu")
     execute = add("exec", _exec, "become a program, in the foreground; what supervisord runs")

@@ -85,6 +85,10 @@ class ModelConfig(_Section):
         default=None,
         description="A checkpoint on Hugging Face, downloaded at the first start: owner/name.",
     )
+    weights: Literal["auto", "bf16", "fp8"] = Field(
+        default="auto",
+        description="Of STEP3-VL-10B on the hub: bf16, fp8, or auto: fp8 where bf16 has no room.",
+    )
     names: list[str] = Field(
         default=["Step3-VL-10B"],
         min_length=1,

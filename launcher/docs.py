@@ -1,4 +1,4 @@
-"""Write what is generated into the documents: samples in deploy/, table and help in the README.
+"""Write what is generated into the documents: samples in deploy/, tables, and help in the README.
 
     python -m launcher.docs
 
@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from launcher.paths import ROOT
+from launcher.planning import cards_table
 from launcher.profiles import PROFILES
 from launcher.sample import options_table, sample_yaml
 
@@ -35,7 +36,9 @@ def generated() -> dict[Path, str]:
     readme = ROOT / "README.md"
     text = with_block(readme.read_text(), "options", options_table())
     text = with_block(text, "help", f"```text\n{help_text()}```\n")
-    return {readme: text} | {Path(p.path): sample_yaml(p) for p in PROFILES.values()}
+    cards = ROOT / "docs" / "cards.md"
+    table = with_block(cards.read_text(), "cards", f"{cards_table()}\n")
+    return {readme: text, cards: table} | {Path(p.path): sample_yaml(p) for p in PROFILES.values()}
 
 
 def main() -> int:

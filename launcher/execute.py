@@ -15,6 +15,7 @@ from launcher.host_checks import listen_problem
 from launcher.leftovers import UNDER_SUPERVISORD, end_with_parent
 from launcher.lifecycle import check_folders
 from launcher.paths import Paths
+from launcher.planning import planned
 from launcher.programs import WEBUI, Process, engine_process, webui_process
 from launcher.selection import select_config
 
@@ -60,6 +61,7 @@ def _engine(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
     check_folders(settings, selected.path)
+    settings, _ = planned(settings, selected.path)
     return engine_process(settings, selected.path, paths)
 
 

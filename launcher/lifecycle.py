@@ -19,6 +19,7 @@ from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
 from launcher.leftovers import kill_all, tag_of, tagged, wake
 from launcher.paths import Paths
+from launcher.planning import planned
 from launcher.programs import (
     ENGINE,
     WEBUI,
@@ -206,6 +207,9 @@ def up(given: str | None, *, detach: bool) -> int:
     config = load_config(selection.path)
     supervisord = Supervisord(paths)
     check_folders(config, selection.path)
+    config, found = planned(config, selection.path)
+    if found is not None:
+        say(f"Plan: {found.in_short} (`launch plan` tells why)")
     _wake_all(supervisord, paths)
     if supervisord.stopping():
         say("Waiting until what ran before has stopped.")

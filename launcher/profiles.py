@@ -75,18 +75,14 @@ DEMO = Profile(
 
 GPU = Profile(
     file_name="step3-vl-10b.yaml",
-    headline="STEP3-VL-10B in bf16 on one NVIDIA GPU with 32 GB or more.",
+    headline="STEP3-VL-10B on NVIDIA GPUs; `launch plan` says what is chosen for yours, and why.",
     values={
         "model": {"hub_id": "stepfun-ai/Step3-VL-10B"},
         "engine": {
-            "options": {**MODEL_OPTIONS, "max-model-len": 32768, "gpu-memory-utilization": 0.9},
+            "options": MODEL_OPTIONS,
         },
         "webui": {"host": "0.0.0.0"},  # noqa: S104  (a rented box is reached from outside)
     },
 )
-
-# bf16 weights 18.95 GiB, KV cache for 32 K tokens 4.5 GiB, about 4 GiB for the encoder's and the
-# profiling run's activations, and vLLM plans with 90 % of the card.
-GPU_PROFILE_NEEDS_GIB = 30.0
 
 PROFILES: Mapping[str, Profile] = {"demo": DEMO, "gpu": GPU}

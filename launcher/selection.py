@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.cards import card_named
 from launcher.errors import ConfigError
 from launcher.host_checks import Gpu, gpus
 from launcher.paths import Paths
-from launcher.profiles import DEMO, GPU, GPU_PROFILE_NEEDS_GIB
+from launcher.plan import STEP3_VL_10B, DoesNotFitError, plan
+from launcher.profiles import DEMO, GPU
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,15 @@ def active_config(paths: Paths) -> Path | None:
 
 
 def default_for(cards: list[Gpu]) -> Selection:
-    """The 10 B model where a card is large enough for it, else the demo."""
+    """The 10 B model where the cards can hold it, else the demo."""
     if not cards:
         return Selection(Path(DEMO.path), "no NVIDIA GPU answers on this machine")
-    first = cards[0]  # the one vLLM takes
-    size = f"{first.name} with {first.memory_gib:.0f} GiB"
-    if first.memory_gib >= GPU_PROFILE_NEEDS_GIB:
-        return Selection(Path(GPU.path), f"found {size}")
-    return Selection(
-        Path(DEMO.path),
-        f"{size} is below the {GPU_PROFILE_NEEDS_GIB:.0f} GiB that the bf16 model needs; for a"
-        " smaller card write hub_id: stepfun-ai/Step3-VL-10B-FP8 and a smaller max-model-len into a"
-        f" copy of deploy/{GPU.file_name}",
-    )
+    found = f"{len(cards)} x {cards[0].name}" if len(cards) > 1 else cards[0].name
+    try:
+        plan(STEP3_VL_10B, [card_named(card.name, card.memory_gib) for card in cards])
+    except DoesNotFitError as error:
+        return Selection(Path(DEMO.path), f"found {found}, too small for the 10 B model: {error}")
+    return Selection(Path(GPU.path), f"found {found} with {cards[0].memory_gib:.0f} GiB")
 
 
 def select_config(given: str | None, paths: Paths) -> Selection:

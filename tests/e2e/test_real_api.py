@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import random
+import re
 import threading
 import time
 import urllib.request
@@ -20,7 +21,10 @@ import openai
 import pytest
 from e2e.conftest import Box
 from PIL import Image
-from support import png
+from support import ROOT, png
+
+from launcher.plan import cpu_kv_tokens
+from launcher.planning import shape_in
 
 pytestmark = pytest.mark.real
 
@@ -72,6 +76,14 @@ def test_text(box: Box) -> None:
 def test_both_names_answer(box: Box, model: str) -> None:
     """The article's name is an alias of the demo's own."""
     assert ask(box, "hi", model=model).choices[0].message.content == GREETING
+
+
+def test_the_kv_cache_is_as_large_as_was_computed(box: Box) -> None:
+    """What the real engine reports is what `launch plan` would say, within 2 %."""
+    log = (box.home / "run" / "logs" / "vllm.log").read_text(errors="replace")
+    [reported] = re.findall(r"KV cache size: ([0-9,]+) tokens", log)
+    computed = cpu_kv_tokens(shape_in(ROOT / "deploy" / "models" / "step3-vl-demo"), 1)
+    assert int(reported.replace(",", "")) == pytest.approx(computed, rel=0.02)
 
 
 def test_models_say_that_it_is_a_demo(box: Box) -> None:

@@ -23,20 +23,26 @@ def test_without_a_card_the_demo_is_chosen() -> None:
     assert expected == default_for([])
 
 
-@pytest.mark.parametrize("cards", [[H200], [H200, T4], [Gpu("NVIDIA H200", 30.0), T4]])
-def test_a_large_card_gets_the_real_model(cards: list[Gpu]) -> None:
-    """The first card decides, from the needed size on, and is named."""
-    expected = Selection(Path(GPU.path), f"found NVIDIA H200 with {cards[0].memory_gib:.0f} GiB")
-    assert expected == default_for(cards)
+@pytest.mark.parametrize(
+    ("cards", "reason"),
+    [
+        ([H200], "found NVIDIA H200 with 140 GiB"),
+        ([H200, T4], "found 2 x NVIDIA H200 with 140 GiB"),
+        ([Gpu("NVIDIA GeForce RTX 4090", 23.99)], "found NVIDIA GeForce RTX 4090 with 24 GiB"),
+        ([T4] * 4, "found 4 x NVIDIA T4 with 15 GiB"),
+    ],
+)
+def test_cards_that_can_hold_it_get_the_real_model(cards: list[Gpu], reason: str) -> None:
+    """One that is large enough, or several together."""
+    assert Selection(Path(GPU.path), reason) == default_for(cards)
 
 
-@pytest.mark.parametrize("others", [[], [Gpu("NVIDIA L4", 22.5)], [H200]])
-def test_a_small_card_gets_the_demo_and_advice(others: list[Gpu]) -> None:
-    """vLLM takes the first card, whatever else is there; the reason says what would fit it."""
-    found = default_for([T4, *others])
+def test_too_small_a_card_gets_the_demo_and_the_sum() -> None:
+    """The reason says what it would take."""
+    found = default_for([T4])
     assert Path(DEMO.path) == found.path
-    assert found.reason.startswith("NVIDIA T4 with 15 GiB is below the 30 GiB")
-    assert "hub_id: stepfun-ai/Step3-VL-10B-FP8" in found.reason
+    assert found.reason.startswith("found NVIDIA T4, too small for the 10 B model: ")
+    assert "a card of 32 GB, or several" in found.reason
 
 
 @pytest.fixture
