@@ -244,6 +244,27 @@ def test_pages_of_a_pdf_are_pictures(page: Page, webui: Webui, tmp_path: Path) -
     assert asked(webui)["messages"][0]["content"][0]["text"] == "my-report, page 3 of 3:"
 
 
+def test_files_in_the_question_field_count_too(
+    page: Page, webui: Webui, pictures: list[Path], tmp_path: Path
+) -> None:
+    """Pictures there with what they cost; a PDF becomes pages; what is typed stays."""
+    sheets = [Image.new("RGB", (595, 842), colour) for colour in ("red", "blue")]
+    sheets[0].save(tmp_path / "two.pdf", save_all=True, append_images=sheets[1:])
+    open_page(page, webui.url)
+    field = "#question input[type=file]"
+    page.set_input_files(field, pictures[0])
+    expect(page.locator("#cost")).to_contain_text("1 × picture, 337", timeout=10 * SECONDS)
+    page.fill("#question textarea", "my draft")
+    page.set_input_files(field, tmp_path / "two.pdf")
+    expect(page.locator("#cost")).to_contain_text("3 × picture", timeout=20 * SECONDS)
+    expect(page.locator("#question textarea")).to_have_value("my draft")
+    expect(page.locator("#question .thumbnail-wrapper")).to_have_count(1)
+    page.locator("#question .delete-button").first.click()
+    expect(page.locator("#cost")).to_contain_text("2 × picture", timeout=10 * SECONDS)
+    page.press("#question textarea", "Enter")
+    expect(page.locator("#talk")).to_contain_text("2 images, last: my", timeout=20 * SECONDS)
+
+
 def test_what_is_no_pdf_is_said(page: Page, webui: Webui, tmp_path: Path) -> None:
     """What is there stays."""
     (tmp_path / "a.pdf").write_text("hello")

@@ -310,9 +310,20 @@ class Handlers:
         )
         return example.curl(), example.python(), example.javascript()
 
-    def cost(self, request: gr.Request, gallery: Gallery) -> tuple[Any, str]:
-        """Outputs: gallery's order and cost."""
-        return order_and_cost(gallery, visitor_of(request).language)
+    def cost(
+        self, request: gr.Request, gallery: Gallery, draft: Draft | None = None
+    ) -> tuple[Any, str]:
+        """Of the gallery's pictures and those in the question field. Outputs: gallery's order and
+        cost."""
+        attached = draft["files"] if draft else []
+        return order_and_cost(gallery, visitor_of(request).language, attached)
+
+    def take_pdfs(self, draft: Draft) -> tuple[Any, list[str]]:
+        """PDFs that were dropped on the question field. Outputs: question field without them, and
+        they."""
+        pdfs = [path for path in draft["files"] if path.lower().endswith(".pdf")]
+        rest = [path for path in draft["files"] if path not in pdfs]
+        return _question_box(value={"text": draft["text"], "files": rest}), pdfs
 
     def chosen(self, event: gr.SelectData) -> int:
         """The place of the picture that was clicked."""
@@ -331,12 +342,15 @@ class Handlers:
         return await self._session.banner(visitor_of(request).language)
 
 
-def order_and_cost(gallery: Gallery, language: Language) -> tuple[Any, str]:
+def order_and_cost(
+    gallery: Gallery, language: Language, attached: Iterable[str] = ()
+) -> tuple[Any, str]:
     """Outputs: the buttons for the pictures' order, which one picture does not need, and what they
-    take of the prompt, in words."""
-    count, tokens = len(gallery or []), f"{picture_tokens(gallery):,}"
+    and those ``attached`` to the question take of the prompt, in words."""
+    pictures = [*(gallery or []), *((path, None) for path in attached)]
+    count, tokens = len(pictures), f"{picture_tokens(pictures):,}"
     words = text("cost", language, count=count, tokens=tokens) if count else ""
-    return gr.Row(visible=count > 1), words
+    return gr.Row(visible=len(gallery or []) > 1), words
 
 
 def picture_tokens(gallery: Gallery) -> int:

@@ -70,11 +70,19 @@ SCRIPT = """() => {
     // Messages can be picked with a click, and so with the keyboard.
     document.querySelectorAll("#talk .selectable:not([tabindex])").forEach((e) => e.tabIndex = 0);
   };
+  let attached = 0;
+  const tell = () => {  // of files that have come to the question field, or gone
+    const files = [...document.querySelectorAll("#question .thumbnail-wrapper")];
+    if (files.length === attached) return;
+    attached = files.length;
+    const isPdf = files.some((file) => !file.querySelector("img"));
+    document.querySelector(isPdf ? "#attached-pdf" : "#attached")?.click();
+  };
   let waiting = false;
   new MutationObserver(() => {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; mend(); });
+    requestAnimationFrame(() => { waiting = false; mend(); tell(); });
   }).observe(document.body, { childList: true, subtree: true });
   mend();
   document.addEventListener("keydown", (event) => {

@@ -97,7 +97,7 @@ def build_page(
             )
         for event in (*answered, *changed, *others):
             event.then(handlers.offers, parts.talk.desk, parts.talk.offers, **QUIET)
-        _connect_pictures(handlers, PdfHandlers(session, folder), parts.pictures)
+        _connect_pictures(handlers, PdfHandlers(session, folder), parts.pictures, parts.talk)
         _connect_controls(handlers, parts.controls, parts.talk.question)
         _connect_status(service.status, status, status_tab, [chat_tab, batch_tab])
         if service.batch is not None:
@@ -143,19 +143,29 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
     return _Parts(talk, pictures, controls, shelf, files)
 
 
-def _connect_pictures(handlers: Handlers, more: PdfHandlers, pictures: Pictures) -> None:
-    chosen = gr.State(-1)
-    pictures.gallery.change(handlers.cost, pictures.gallery, pictures.outputs[1:], **QUIET)
+def _connect_pictures(
+    handlers: Handlers, more: PdfHandlers, pictures: Pictures, talk: Talk
+) -> None:
+    chosen, dropped = gr.State(-1), gr.State([])
+    for changed in (pictures.gallery.change, pictures.attached.click):
+        all_pictures = [pictures.gallery, talk.question]
+        changed(handlers.cost, all_pictures, pictures.outputs[1:], **QUIET)
     pictures.gallery.select(handlers.chosen, None, chosen, **QUIET)
     both = [pictures.gallery, chosen]
     pictures.earlier.click(handlers.earlier, both, both, **QUIET)
     pictures.later.click(handlers.later, both, both, **QUIET)
-    pictures.add.upload(
-        more.add,
-        [pictures.add, pictures.pages, pictures.gallery],
-        [pictures.pages, *pictures.outputs],
-        concurrency_limit=PDFS_AT_ONCE,
+    # The question field first: what is typed while pages are made must not be lost.
+    taken = pictures.attached_pdf.click(
+        handlers.take_pdfs, talk.question, [talk.question, dropped], **QUIET
     )
+    for came, files in ((pictures.add.upload, pictures.add), (taken.then, dropped)):
+        came(
+            more.add,
+            [files, pictures.pages, pictures.gallery, talk.question],
+            [pictures.pages, *pictures.outputs],
+            concurrency_limit=PDFS_AT_ONCE,
+            concurrency_id="pdfs",
+        )
 
 
 def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> None:

@@ -43,7 +43,8 @@ class Controls:
 
 @dataclass(frozen=True)
 class Pictures:
-    """For the next question."""
+    """For the next question. Two buttons are never seen: a script presses them when files have come
+    to the question field or gone, of which gradio 6.31 tells only with each key."""
 
     gallery: gr.Gallery
     order: gr.Row
@@ -52,6 +53,8 @@ class Pictures:
     cost: gr.Markdown
     add: gr.UploadButton
     pages: gr.Textbox
+    attached: gr.Button
+    attached_pdf: gr.Button
 
     @property
     def outputs(self) -> list[Any]:
@@ -195,7 +198,9 @@ def pictures_part(say: gr.I18n) -> Pictures:
             max_length=200,
             elem_id="pages",
         )
-    return Pictures(gallery, order, earlier, later, cost, add, pages)
+    attached = gr.Button(visible="hidden", elem_id="attached")
+    attached_pdf = gr.Button(visible="hidden", elem_id="attached-pdf")
+    return Pictures(gallery, order, earlier, later, cost, add, pages, attached, attached_pdf)
 
 
 def controls_part(say: gr.I18n, tasks: Mapping[str, Task]) -> Controls:
@@ -323,7 +328,7 @@ def question_part(say: gr.I18n) -> gr.MultimodalTextbox:
         show_label=False,
         placeholder=say("ask"),
         file_count="multiple",
-        file_types=["image"],
+        file_types=["image", ".pdf"],
         sources=["upload"],
         elem_id="question",
         **IDLE,

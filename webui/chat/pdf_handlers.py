@@ -8,7 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from webui.chat.handlers import Gallery, Picture, order_and_cost, picture_tokens, visitor_of
+from webui.chat.handlers import (
+    Draft,
+    Gallery,
+    Picture,
+    order_and_cost,
+    picture_tokens,
+    visitor_of,
+)
 from webui.chat.pdf import MAX_PAGES, Job, PdfError, pages_of
 from webui.chat.session import ChatSession, Visitor
 from webui.chat.words import PDFS, text
@@ -30,7 +37,7 @@ class PdfHandlers:
         self._folder = folder
 
     async def add(
-        self, request: gr.Request, paths: list[str], wanted: str, gallery: Gallery
+        self, request: gr.Request, paths: list[str], wanted: str, gallery: Gallery, draft: Draft
     ) -> tuple[Any, ...]:
         """Put pictures, and pages of PDFs, behind the pictures that are there. Outputs: field for
         the pages, gallery with its order and cost."""
@@ -43,7 +50,7 @@ class PdfHandlers:
                 pictures += await self._pages(path, wanted, pictures, visitor)
             except PdfError as error:
                 gr.Warning(PDFS[error.code].of(visitor.language))
-        return "", pictures, *order_and_cost(pictures, visitor.language)
+        return "", pictures, *order_and_cost(pictures, visitor.language, draft["files"])
 
     async def _pages(
         self, path: Path, wanted: str, before: list[Picture], visitor: Visitor
