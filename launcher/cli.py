@@ -12,6 +12,7 @@ from pathlib import Path
 from launcher import lifecycle
 from launcher.cards import Card, card_named, card_of_size
 from launcher.config import load_config
+from launcher.downloads import fetch, with_download
 from launcher.errors import ConfigError, run_guarded
 from launcher.host_checks import gpus
 from launcher.keys import LIMITS, KeyFile
@@ -58,6 +59,7 @@ def _check(arguments: argparse.Namespace) -> int:
     config = load_config(selection.path)
     lifecycle.check_folders(config, selection.path)
     config, _ = planned(config, selection.path)
+    config = with_download(config, paths)
     lifecycle.check_ports(config, paths)
     render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
     say(f"{selection.path}: no mistakes ({selection.reason})")
@@ -69,6 +71,7 @@ def _render(arguments: argparse.Namespace) -> int:
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
     config, _ = planned(load_config(selection.path), selection.path)
+    config = with_download(config, paths)
     if arguments.out is None:
         lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
         written = lifecycle.write_files(config, selection.path, paths)
@@ -108,6 +111,17 @@ def _plan(arguments: argparse.Namespace) -> int:
         for line in in_words(found, cards, shape, wishes):
             say(line)
     return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    """Fetch the model that the YAML names, as it is planned for this machine."""
+    paths = Paths.from_environ()
+    selection = select_config(arguments.config, paths)
+    config, _ = planned(load_config(selection.path), selection.path)
+    if arguments.source:
+        model = config.model.model_copy(update={"source": arguments.source})
+        config = config.model_copy(update={"model": model})
+    return fetch(config, paths, verify=arguments.verify)
 
 
 def _planned_for(arguments: argparse.Namespace) -> str | None:
@@ -249,6 +263,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--vram", nargs="+", default=[], type=_gib, metavar="GIB", help="for cards of this memory"
     )
     fits.add_argument("--json", action="store_true", help="for programs")
+    download = add("download", _download, "fetch the model, or go on with that, and check it")
+    add_config(download)
+    download.add_argument("--source", choices=["auto", "huggingface", "modelscope"])
+    download.add_argument("--verify", action="store_true", help="hash what is here already too")
     sample = add("sample-config", _sample_config, "print a commented YAML with every key")
     sample.add_argument("--profile", choices=sorted(PROFILES), default="demo", help="demo or gpu")
     execute = add("exec", _exec, "become a program, in the foreground; what supervisord runs")

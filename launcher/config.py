@@ -85,6 +85,15 @@ class ModelConfig(_Section):
         default=None,
         description="A checkpoint on Hugging Face, downloaded at the first start: owner/name.",
     )
+    source: Literal["auto", "huggingface", "modelscope"] = Field(
+        default="auto",
+        description="Where `launch download` fetches hub_id; auto: the hub that answers first.",
+    )
+    revision: str = Field(
+        default="main",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$",
+        description="Which version `launch download` fetches: a branch, a tag or a commit.",
+    )
     weights: Literal["auto", "bf16", "fp8"] = Field(
         default="auto",
         description="Of STEP3-VL-10B on the hub: bf16, fp8, or auto: fp8 where bf16 has no room.",

@@ -7,6 +7,7 @@ import signal
 from typing import NoReturn
 
 from launcher.config import load_config
+from launcher.downloads import with_download
 from launcher.engine_causes import OPTIONS, Cause
 from launcher.engine_preparation import EX_CONFIG
 from launcher.engine_state import StateFile
@@ -62,6 +63,7 @@ def _engine(paths: Paths, config: str | None) -> Process:
     settings = load_config(selected.path)
     check_folders(settings, selected.path)
     settings, _ = planned(settings, selected.path)
+    settings = with_download(settings, paths)
     return engine_process(settings, selected.path, paths)
 
 

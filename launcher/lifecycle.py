@@ -14,6 +14,7 @@ from pathlib import Path
 
 from launcher.checkpoint import problems_of
 from launcher.config import DeployConfig, load_config
+from launcher.downloads import with_download
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
@@ -210,6 +211,10 @@ def up(given: str | None, *, detach: bool) -> int:
     config, found = planned(config, selection.path)
     if found is not None:
         say(f"Plan: {found.in_short} (`launch plan` tells why)")
+    config = with_download(config, paths)
+    if config.model.hub_id is not None and config.engine.command is None:
+        say(f"{config.model.hub_id} is fetched by vLLM while it starts, unless it was before;")
+        say("  `launch download` does it with a progress line, resumes, and checks every file.")
     _wake_all(supervisord, paths)
     if supervisord.stopping():
         say("Waiting until what ran before has stopped.")

@@ -18,7 +18,8 @@ MAX_SOCKET_PATH = 96
 
 @dataclass(frozen=True)
 class Paths:
-    """Every file the launcher writes, from two folders: ``etc`` and ``run``."""
+    """Every file the launcher writes, from two folders: ``etc`` and ``run``; and models, which lie
+    beside ``run``."""
 
     etc: Path
     run: Path
@@ -37,6 +38,11 @@ class Paths:
     @property
     def supervisord_conf(self) -> Path:
         return self.etc / "supervisord.conf"
+
+    @property
+    def models(self) -> Path:
+        """What ``launch download`` has fetched, a folder for each model."""
+        return self.run.parent / "models"
 
     @property
     def socket(self) -> Path:

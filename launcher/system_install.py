@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.config import load_config
+from launcher.downloads import with_download
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_folders
 from launcher.paths import ROOT, Paths
@@ -33,6 +34,7 @@ def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     config, paths = load_config(config_path), Paths.from_environ()
     check_folders(config, config_path)
     config, _ = planned(config, config_path)
+    config = with_download(config, paths)
     programs = [
         replace(program, command=_system_command(program, root))
         for program in programs_for(config, config_path, paths)
