@@ -39,6 +39,13 @@ class BootstrapError(Exception):
     """Something the person at the keyboard must change; the message says what."""
 
 
+# Without an environment these make one: a fresh machine is asked what fits it, and what is missing.
+MAY_BEGIN = {
+    *("exec", "check", "render", "install", "sample-config"),
+    *("plan", "download", "doctor"),
+}
+
+
 def gpu_answers() -> bool:
     """Whether an NVIDIA driver with at least one card answers on this machine."""
     if (nvidia_smi := shutil.which("nvidia-smi")) is None:
@@ -107,7 +114,7 @@ def may_install(command: str) -> bool:
         return True
     if is_usable():
         return False
-    if command in {"exec", "check", "render", "install", "sample-config"}:
+    if command in MAY_BEGIN:
         return True
     raise BootstrapError(
         "nothing is installed here yet; `./launcher/launch up` installs and starts everything"

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,16 +54,31 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """Validate everything that `up` would; writes and starts nothing."""
+    """Say all that would stand in the way of `up`; writes and starts nothing."""
+    from launcher import preflight  # most commands need neither
+    from launcher.machine import read_machine
+
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
     config = load_config(selection.path)
     lifecycle.check_folders(config, selection.path)
     config, _ = planned(config, selection.path)
     config = with_download(config, paths)
-    lifecycle.check_ports(config, paths)
     render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
     say(f"{selection.path}: no mistakes ({selection.reason})")
+    machine = read_machine(config, selection.path, paths)
+    found = preflight.findings(config, selection.path, paths, machine)
+    for line in preflight.in_words(found):
+        say(line)
+    return preflight.exit_code(found)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from launcher.doctor import bundle, describe, write
+
+    report = bundle(Paths.from_environ(), os.environ, time.time())
+    for line in describe(report, write(report, Path(arguments.out))):
+        say(line)
     return 0
 
 
@@ -253,6 +269,8 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="and what is added to it")
     logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
     add_config(add("check", _check, "say what would stand in the way of `up`; changes nothing"))
+    doctor = add("doctor", _doctor, "write one file for a bug report, without secrets")
+    doctor.add_argument("--out", default=".", metavar="PATH", help="the file, or a folder for it")
     render = add("render", _render, "write supervisord's files without starting anything")
     add_config(render)
     render.add_argument("--out", metavar="DIR", help="write them there instead")

@@ -179,6 +179,11 @@ class EngineConfig(_Section):
     )
 
     @property
+    def named_options(self) -> dict[str, JsonValue]:
+        """``options``, each under the one name that its spellings stand for."""
+        return {option_name(key): value for key, value in self.options.items()}
+
+    @property
     def stop_wait_s(self) -> int:
         """When supervisord kills it; by then its parent has killed what did not stop."""
         return math.ceil(self.stop_timeout_s + 2 * ENGINE_STOP_MARGIN_S)

@@ -246,9 +246,8 @@ def check_names(hub_id: str, revision: str) -> None:
 
 def _endpoint(name: str, environ: Mapping[str, str], default: str) -> str:
     """A hub's address without the slash at its end."""
-    text = (environ.get(name) or default).rstrip("/")
     try:
-        url = URL(text)
+        url = URL(environ.get(name) or default)
     except ValueError:
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host or url.user or url.query_string:

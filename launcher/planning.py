@@ -58,7 +58,7 @@ def planned(config: DeployConfig, config_path: Path) -> tuple[DeployConfig, Plan
 
 def completed(config: DeployConfig, found: Plan) -> DeployConfig:
     """A configuration with a plan's choices wherever it says nothing itself."""
-    given = {option_name(key) for key in config.engine.options}
+    given = config.engine.named_options
     options = {option_name(key): value for key, value in found.options.items()}
     usual: dict[str, Any] = {"dtype": "bfloat16", "kv-cache-dtype": "auto"}
     usual |= {"tensor-parallel-size": 1, "data-parallel-size": 1}
@@ -76,7 +76,7 @@ def completed(config: DeployConfig, found: Plan) -> DeployConfig:
 
 def wishes_of(config: DeployConfig) -> Wishes:
     """What a configuration says of that which a plan chooses."""
-    options = {option_name(key): value for key, value in config.engine.options.items()}
+    options = config.engine.named_options
     cache, pictures = options.get("kv-cache-dtype"), options.get("limit-mm-per-prompt")
     return Wishes(
         weights=_weights(config),

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from launcher.config import ENGINE_STOP_MARGIN_S, THINKING_TOKENS, DeployConfig, option_name
+from launcher.config import ENGINE_STOP_MARGIN_S, THINKING_TOKENS, DeployConfig
 from launcher.engine_preparation import Settings
 from launcher.leftovers import TAG, tag_of
 from launcher.paths import ROOT, Paths
@@ -125,7 +125,7 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
 def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
     """What the engine's parent is told."""
     engine = config.engine
-    options = {option_name(key): value for key, value in engine.options.items()}
+    options = engine.named_options
     share = _number(options.get("gpu-memory-utilization"), GPU_SHARE)
     parallel = [
         _number(options.get(f"{kind}-parallel-size"), 1) for kind in ("tensor", "pipeline", "data")

@@ -191,7 +191,8 @@ def test_pictures_tell_what_they_cost_and_can_be_ordered(
     expect(first).to_have_attribute("src", re.compile("blue"), timeout=10 * SECONDS)
     ask(page, "which", "2 images, last: which.")
     parts = asked(webui)["messages"][0]["content"]
-    page.locator("#new").click()
+    page.locator("#new").click()  # and the browser has noted it
+    expect(page.locator("#talk")).not_to_contain_text("which", timeout=10 * SECONDS)
     open_page(page, webui.url)
     attach(page, *pictures)
     ask(page, "again", "2 images, last: again.")

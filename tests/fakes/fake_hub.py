@@ -299,6 +299,8 @@ class Client:
     told: list[Progress] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
     """In seconds, between tries."""
+    rests: list[int] = field(default_factory=list)
+    """How often progress had been told when it was paused for its sake."""
 
     def download(self, source: Source = "huggingface", **more: Any) -> Manifest:
         machine = Machine(
@@ -312,7 +314,9 @@ class Client:
         return download(HUB_ID, self.folder, **{**arguments, **more})
 
     async def _pause(self, seconds: float) -> None:
-        if seconds != TELL_EVERY_S:
+        if seconds == TELL_EVERY_S:
+            self.rests.append(len(self.told))
+        else:
             self.pauses.append(seconds)
 
     def _tell(self, progress: Progress) -> None:

@@ -542,7 +542,10 @@ def test_up_and_test_may_always_install(command: str, usable: bool) -> None:
     assert bootstrap.may_install(command)
 
 
-@pytest.mark.parametrize("command", ["exec", "check", "render", "install", "sample-config"])
+@pytest.mark.parametrize(
+    "command",
+    ["exec", "check", "render", "install", "sample-config", "plan", "download", "doctor"],
+)
 def test_what_works_on_files_installs_only_where_nothing_is(command: str) -> None:
     """A usable environment is left alone, even if it is not the newest."""
     assert bootstrap.may_install(command)

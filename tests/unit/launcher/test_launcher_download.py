@@ -257,6 +257,15 @@ def test_a_begun_file_of_any_length_is_used_or_not(
     assert client.contents() == FILES
 
 
+def test_a_begun_file_that_is_too_long_costs_no_try(client: Client) -> None:
+    """It is dropped before anything is fetched, so a wrong byte may still come once."""
+    client.folder.mkdir()
+    (client.folder / f"{SHARD}.incomplete").write_bytes(FILES[SHARD] + b"x")
+    client.hub.faults[SHARD] = [Fault(flip=5)]
+    client.download()
+    assert client.contents() == FILES
+
+
 def test_the_rest_of_a_download_goes_where_the_file_is_whole(client: Client) -> None:
     """Else the checkpoint would seem unfinished for ever."""
     client.download()
@@ -324,12 +333,13 @@ def test_more_bytes_than_listed_are_not_taken(client: Client) -> None:
     """The rest of a body that is too long is left where it is."""
     client.hub.faults[SHARD] = [Fault(body=FILES[SHARD] + b"more", chunked=True)]
     client.download()
+    assert client.hub.asked(SHARD) == [None]
     assert client.contents() == FILES
 
 
 def test_a_silent_server_is_a_dropped_connection(client: Client) -> None:
     """After the read timeout the rest is asked for again."""
-    client.read_timeout_s = 0.3
+    client.read_timeout_s = 1.0
     client.hub.faults[SHARD] = [Fault(cut=1000, stall=True)]
     client.download()
     assert client.hub.asked(SHARD) == [None, "bytes=1000-"]
@@ -726,6 +736,8 @@ def test_progress_begins_with_what_is_there_and_ends_with_all(client: Client) ->
     assert (last.files_done, last.files_total) == (len(FILES), len(FILES))
     assert (last.bytes_done, last.bytes_total, last.eta_s) == (TOTAL, TOTAL, 0)
     assert all(progress.bytes_done <= TOTAL for progress in client.told)
+    # The last time is told after a pause too.
+    assert client.rests == [len(client.told) - 1]
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:

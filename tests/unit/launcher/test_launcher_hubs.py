@@ -30,6 +30,7 @@ from launcher.download import read_manifest
 from launcher.errors import ConfigError, LauncherError
 from launcher.hubs import (
     MAX_FILES,
+    HuggingFace,
     Source,
     TemporaryError,
     is_safe,
@@ -267,10 +268,20 @@ def test_a_list_of_too_many_bytes_is_refused(client: Client, source: Source) -> 
 
 @BOTH
 def test_a_commit_that_is_asked_for_is_the_commit(client: Client, source: Source) -> None:
-    """The list of a commit is that of the commit, whatever branch has it now."""
+    """ModelScope names no head where a commit was asked for."""
     client.hub.branches = {"huggingface": COMMIT, "modelscope": COMMIT}
+    if source == "modelscope":
+        client.hub.document = client.hub.modelscope_list()
+        client.hub.document["Data"]["LatestCommitter"] = {"Id": ""}
     manifest = client.download(source, revision=COMMIT)
     assert (manifest.revision, manifest.commit) == (COMMIT, COMMIT)
+
+
+@BOTH
+def test_a_revision_may_have_slashes(client: Client, source: Source) -> None:
+    """It is one part of an address all the same."""
+    client.hub.branches = {"huggingface": "refs%2Fpr%2F1", "modelscope": "refs/pr/1"}
+    assert client.download(source, revision="refs/pr/1").revision == "refs/pr/1"
 
 
 @BOTH
@@ -606,11 +617,12 @@ def test_an_endpoint_that_is_none_is_refused(client: Client, name: str, value: s
     assert "secret" not in str(caught.value)
 
 
-def test_an_endpoint_may_have_a_slash_at_its_end(client: Client) -> None:
+@pytest.mark.parametrize("endpoint", ["https://hub.example/mirror", "https://hub.example/mirror/"])
+def test_an_endpoint_may_have_a_path_and_a_slash_at_its_end(endpoint: str) -> None:
     """People write it so."""
-    client.environ["HF_ENDPOINT"] = client.hub.url + "/"
-    client.download()
-    assert client.contents() == FILES
+    url = HuggingFace({"HF_ENDPOINT": endpoint}).list_url(HUB_ID, "main")
+    expected = f"https://hub.example/mirror/api/models/{HUB_ID}/revision/main?blobs=true"
+    assert str(url) == expected
 
 
 @pytest.mark.parametrize("value", ["two words", "a\nb", "ключ"])
