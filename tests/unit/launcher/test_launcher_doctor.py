@@ -25,31 +25,33 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support import free_port
 
-from launcher import doctor
+from launcher import doctor, redaction
 from launcher.cli import main
 from launcher.doctor import (
-    LEAST_SECRET,
     LOG_BYTES,
     LOG_MARGIN_BYTES,
     LOGS,
-    MASK,
-    Redactor,
     Report,
     bundle,
     capped,
     describe,
     exits_in,
     machine_document,
-    parse_source,
-    redacted_source,
-    secrets_of,
     versions,
     write,
 )
 from launcher.errors import LauncherError
 from launcher.keys import PREFIX
+from launcher.machine import Access, Machine
 from launcher.paths import ROOT, Paths
-from launcher.preflight import Access, Machine
+from launcher.redaction import (
+    LEAST_SECRET,
+    MASK,
+    Redactor,
+    parse_source,
+    redacted_source,
+    secrets_of,
+)
 from launcher.supervisord import ProgramState, Supervisord
 
 NOW = 1_780_000_000.0
@@ -69,7 +71,7 @@ PASSWORDS = (
     )
     .map(str.strip)
     .filter(lambda text: len(text) >= LEAST_SECRET and any(map(str.isalnum, text)))
-    .filter(lambda text: not doctor._NO_SECRET.fullmatch(text))
+    .filter(lambda text: not redaction._NO_SECRET.fullmatch(text))
 )
 LONG = st.text("abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=20, max_size=43)
 
