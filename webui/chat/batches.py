@@ -119,6 +119,8 @@ class Batches:
         Raises:
             BatchError: there is no picture, or no room.
         """
+        if question.folder:  # before what is there is deleted
+            await asyncio.to_thread(self._pictures_of, question.folder)
         await self.stop(owner)
         folder = self._folder_of(owner)
         self._jobs.pop(owner, None)
@@ -237,7 +239,8 @@ class Batches:
         else:
             pictures = _pictures_below(folder / "pictures", self._max_bytes)
         journal = Journal(folder, question.as_document())
-        results = journal.results.values()
+        names = {picture.name for picture in pictures}
+        results = [result for name, result in journal.results.items() if name in names]
         failed = sum(bool(result.error) for result in results)
         progress = Progress(len(results) - failed, failed, len(pictures), 0, 0.0)
         return _Job(folder, question, pictures, journal, progress)
@@ -246,9 +249,14 @@ class Batches:
         if self._shared is None or name not in self.folders():
             raise BatchError(f"there is no folder {name!r} here")
         try:
-            return pictures_in(self._shared / name, self._max_bytes)[0]
-        except BatchError:  # whose words are for the operator
-            raise BatchError(f"there is no picture in {name!r}") from None
+            found = pictures_in(self._shared / name, self._max_bytes)[0]
+        except BatchError as error:  # whose words are for the operator
+            logger.warning("a batch cannot begin: %s", error)
+            raise BatchError(f"the pictures in {name!r} cannot be used") from None
+        shown = [p for p in found if not any(part.startswith(".") for part in Path(p.name).parts)]
+        if not shown:
+            raise BatchError(f"there is no picture in {name!r}")
+        return shown
 
     def _folder_of(self, owner: str) -> Path:
         return self._folder / hashlib.sha256(owner.encode()).hexdigest()[:32]

@@ -30,6 +30,7 @@ def refilled(
 ) -> str:
     """A task's question with other words in its blanks, also where it has been edited; but not
     where the words around a blank have."""
+    old = {blank: word for blank, word in old.items() if blank in task.blanks}  # of another task
     before, after = task.pieces(language, **old), task.pieces(language, **new)
     for place in range(1, len(before), 2):
         left, right = before[place - 1][-EDGE:], before[place + 1][:EDGE]

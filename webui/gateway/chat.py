@@ -26,8 +26,6 @@ from webui.gateway.whole import ChatRequest, WholeAnswers
 # Of ordinary text; for a stream that ends before it is known.
 BYTES_A_TOKEN = 4
 PATH = "/chat/completions"
-# With these the engine may answer to a damaged image.
-UNREADABLE = {400, 500}
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Form:
     events: Callable[[], Callable[[bytes], bytes] | None] = lambda: None
     refusal: Callable[[dict[str, Any], int], dict[str, Any]] = lambda answer, _status: answer
     """Of the engine's answers that are errors, with their status."""
+
+
+def _is_about_a_picture(status: int, answer: dict[str, Any]) -> bool:
+    """Whether a refusal may come from a damaged image: vLLM says so, or only fails."""
+    return status == 500 or (status == 400 and "image" in str(answer.get("error")).lower())
 
 
 class Chat:
@@ -115,7 +118,7 @@ class Chat:
                 return None
             answer = await self._relay.read_json(response)
         if response.status != 200:
-            if response.status in UNREADABLE:
+            if _is_about_a_picture(response.status, answer):
                 await request.images.check()
             exchange.code = "refused_by_engine"
             refusal = form.refusal(answer, response.status)

@@ -124,7 +124,11 @@ class Placed:
         for part in self._parts:
             if part.source not in checked:
                 checked.add(part.source)
-                await self._images.check(part, self._fetched)
+                try:
+                    await self._images.check(part, self._fetched)
+                except ApiError as error:
+                    if error.code == "image_unreadable":  # not that it has gone meanwhile
+                        raise
 
     @contextlib.contextmanager
     def names_alone(self) -> Iterator[None]:

@@ -15,13 +15,18 @@ def place_of(entries: list[dict[str, Any]], text: str) -> slice:
     tokens = [entry["token"] for entry in entries]
     start = tokens.index(_END_OF_THOUGHT) + 1 if _END_OF_THOUGHT in tokens else 0
     wanted = text.encode()
-    while start < len(entries) and not wanted.startswith(_bytes_of(entries[start])[:1]):
-        start += 1  # white space between thought and answer
+    while start < len(entries) and _is_skipped(_bytes_of(entries[start]), wanted):
+        start += 1
     stop, size = start, 0
     while stop < len(entries) and size < len(wanted):
         size += len(_bytes_of(entries[stop]))
         stop += 1
     return slice(start, stop)
+
+
+def _is_skipped(token: bytes, wanted: bytes) -> bool:
+    """White space between a thought and its answer."""
+    return not token.strip() and not wanted.startswith(token)
 
 
 def shorten(choice: dict[str, Any], text: str) -> None:
@@ -31,14 +36,13 @@ def shorten(choice: dict[str, Any], text: str) -> None:
         scores["content"] = entries[: place_of(entries, text).stop]
 
 
-def of_text(choice: dict[str, Any], text: str) -> list[dict[str, Any]]:
-    """A text's tokens with their probabilities, as the Responses API has them; empty where none
-    were asked for.
+def entries_of(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of a chat choice, or of an event of its stream; empty where none were asked for."""
+    return (choice.get("logprobs") or {}).get("content") or []
 
-    Args:
-        choice: of a chat answer or of an event of its stream; ``text`` is in it.
-    """
-    entries = (choice.get("logprobs") or {}).get("content") or []
+
+def of_text(entries: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """A text's tokens with their probabilities, as the Responses API has them."""
     return [
         _entry(entry) | {"top_logprobs": [_entry(other) for other in entry.get("top_logprobs", ())]}
         for entry in entries[place_of(entries, text)]

@@ -132,7 +132,7 @@ def from_chat(answer: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]
         item = _item(kind, short_id(answer), index, call)
         filled = _filled(item, text, end["status"] if last else "completed")
         if kind == "text":
-            filled["content"][0]["logprobs"] = logprobs.of_text(choice, text)
+            filled["content"][0]["logprobs"] = logprobs.of_text(logprobs.entries_of(choice), text)
         response["output"].append(filled)
     return response | end | {"usage": _usage(answer.get("usage"))}
 
@@ -349,7 +349,7 @@ class ResponseEvents(ChatEvents):
         self._response: dict[str, Any] = {}
         self._item: dict[str, Any] = {}
         self._texts: list[str] = []
-        self._choice: dict[str, Any] = {}
+        self._entries: list[dict[str, Any]] = []  # of tokens whose text has not come yet
         self._scores: list[dict[str, Any]] = []
         self._end = _end({})
         self._number = -1
@@ -358,8 +358,10 @@ class ResponseEvents(ChatEvents):
         return comment + b"\n\n"
 
     def _of_choice(self, choice: dict[str, Any]) -> Iterator[Event]:
-        self._choice = choice
+        self._entries += logprobs.entries_of(choice)
         yield from super()._of_choice(choice)
+        if choice["delta"].get("reasoning") and not choice["delta"].get("content"):
+            self._entries.clear()
 
     def _event(self, kind: str, **fields: Any) -> Event:
         self._number += 1
@@ -393,7 +395,8 @@ class ResponseEvents(ChatEvents):
         if kind == "reasoning":
             yield self._of_item("response.reasoning_text.delta", delta=text)
         elif kind == "text":
-            scores = logprobs.of_text(self._choice, text)
+            scores = logprobs.of_text(self._entries, text)
+            del self._entries[: logprobs.place_of(self._entries, text).stop]
             self._scores += scores
             yield self._of_item("response.output_text.delta", delta=text, logprobs=scores)
         else:

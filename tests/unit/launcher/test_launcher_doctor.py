@@ -554,6 +554,12 @@ def test_a_yaml_that_is_none_says_where(text: str, problem: str) -> None:
     assert (source.data, source.problem) == (None, problem)
 
 
+def test_brackets_that_are_closed_may_be_many() -> None:
+    """Only depth is slow."""
+    source = parse_source("a:\n" + "- [{}]\n" * redaction.CONFIG_DEPTH)
+    assert (source.data, source.problem) == ({"a": [[{}]] * redaction.CONFIG_DEPTH}, "")
+
+
 def test_of_a_torn_yaml_the_names_of_its_keys_are_kept() -> None:
     """Each on its line, so that the place of the mistake can be found."""
     text = (
@@ -578,6 +584,14 @@ def test_the_yamls_secrets_are_known() -> None:
     """
     found = secrets_of(parse_source(text))
     assert sorted(found) == ["47112345", "87654321", "t-1", "t-2", "t-3", "t-4", "t-5"]
+
+
+def test_the_secrets_of_a_torn_yaml_are_known() -> None:
+    """The rest of the line, and its first word: nobody knows where the value ends."""
+    found = secrets_of(
+        parse_source("password: 'my words' # mine\nx: {a_key: b, c: d\nmax_tokens: 5")
+    )
+    assert sorted(found) == ["b", "b, c: d", "my", "my words' # mine"]
 
 
 # --- What is in it ---
@@ -665,6 +679,7 @@ def test_a_torn_yaml_is_a_line_and_keeps_its_keys() -> None:
     assert report.errors[0] == (
         "config.yaml: not YAML at line 4, column 1; only the names of its keys are kept"
     )
+    assert not any(line.startswith("findings") for line in report.errors)
     assert text_of(report, "config.yaml") == "model: ***\n  folder: ***\n  names: ***\n"
     assert not any(b"hunter2" in content for content in report.files.values())
 

@@ -243,6 +243,8 @@ def test_a_folder_of_the_operators(api: Api, pictures: list[Path], tmp_path: Pat
     for name in ("cats", "dogs", ".git"):
         (shared / name).mkdir(parents=True)
     pictures[0].rename(shared / "cats" / "tom.png")
+    (shared / "cats" / ".old").mkdir()
+    pictures[1].rename(shared / "cats" / ".old" / "hidden.png")
     kept = tmp_path / "kept"
 
     async def start(batches: Batches) -> list[str]:
@@ -257,6 +259,9 @@ def test_a_folder_of_the_operators(api: Api, pictures: list[Path], tmp_path: Pat
     assert [path.name for path in kept.rglob("*.png")] == []
     found = using(api, kept, look, shared=shared)
     assert [(result.file, result.answer) for result in found.results] == [("tom.png", "Red.")]
+    (shared / "cats" / "tom.png").rename(shared / "cats" / "tim.png")
+    found = using(api, kept, look, shared=shared)
+    assert (found.progress.done, found.progress.total, found.progress.rest) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("folder", ["..", "../kept", "/etc", "cats/..", ".git", "none", "dogs"])

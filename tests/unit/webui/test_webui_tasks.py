@@ -67,6 +67,8 @@ def test_a_question_that_was_edited_keeps_its_edits() -> None:
     again = refilled(words, task, "en", {"product": "A"}, {"product": "B"})
     assert again == f"A mug! {task.text('en', product='B')} A."
     assert refilled("What is it?", task, "en", {}, {"product": "B"}) == "What is it?"
+    other = refilled(task.text("en"), task, "en", {"grade": "3"}, {"product": "B"})
+    assert other == task.text("en", product="B"), "what stood in another task's blanks is no matter"
 
 
 def test_every_blank_has_a_name_for_people() -> None:
