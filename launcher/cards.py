@@ -86,6 +86,9 @@ def card_named(name: str, gib: float | None = None) -> Card:
         raise ConfigError(
             f"no card {name!r} in our list; give its memory with --vram GIB. Known: {known}"
         )
+    exact = _words(found[0].name) <= words
+    if not exact and len({(card.gib, card.capability) for card in found}) > 1:
+        raise ConfigError(f"{name!r} may be {', '.join(card.name for card in found)}; write one")
     return found[0]
 
 

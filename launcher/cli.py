@@ -12,15 +12,22 @@ from pathlib import Path
 
 from launcher import lifecycle
 from launcher.cards import Card, card_named, card_of_size
-from launcher.config import load_config
+from launcher.config import DeployConfig, load_config
 from launcher.downloads import fetch, with_download
 from launcher.errors import ConfigError, run_guarded
-from launcher.host_checks import gpus
 from launcher.keys import LIMITS, KeyFile
 from launcher.paths import Paths
 from launcher.plan import plan
-from launcher.planning import as_document, in_words, planned, shape_of, wishes_of
-from launcher.profiles import GPU, PROFILES
+from launcher.planning import (
+    as_document,
+    cards_of,
+    in_words,
+    planned,
+    shape_of,
+    wishes_of,
+    with_weights,
+)
+from launcher.profiles import DEMO, GPU, PROFILES
 from launcher.programs import ENGINE, WEBUI, programs_for
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
 from launcher.sample import sample_yaml
@@ -111,9 +118,11 @@ def _say_unchanged(path: Path) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     """Say what fits: these cards, or those of the command line."""
-    selection = select_config(arguments.config or _planned_for(arguments), Paths.from_environ())
-    config = load_config(selection.path)
-    if not (cards := _cards(arguments)):
+    selection = select_config(arguments.config, Paths.from_environ())
+    if not arguments.config and str(selection.path) == DEMO.path:
+        selection = select_config(GPU.path, Paths.from_environ())  # the demo needs no plan
+    config = with_weights(load_config(selection.path))
+    if not (cards := _cards(arguments, config)):
         say("No NVIDIA GPU answers on this machine: the demo runs on the CPU, and needs no plan.")
         say("For another machine: launch plan --gpu 'RTX 4090', or launch plan --vram 48")
         return 0
@@ -140,15 +149,10 @@ def _download(arguments: argparse.Namespace) -> int:
     return fetch(config, paths, verify=arguments.verify)
 
 
-def _planned_for(arguments: argparse.Namespace) -> str | None:
-    """Of cards that are not here: the 10 B model, whatever runs here."""
-    return GPU.path if arguments.gpu or arguments.vram else None
-
-
-def _cards(arguments: argparse.Namespace) -> list[Card]:
+def _cards(arguments: argparse.Namespace, config: DeployConfig) -> list[Card]:
     if arguments.gpu or arguments.vram:
         return [*map(card_named, arguments.gpu), *map(card_of_size, arguments.vram)]
-    return [card_named(gpu.name, gpu.memory_gib) for gpu in gpus()]
+    return cards_of(config)
 
 
 def _sample_config(arguments: argparse.Namespace) -> int:

@@ -29,6 +29,11 @@ def with_download(config: DeployConfig, paths: Paths) -> DeployConfig:
     manifest = read_manifest(folder)
     if manifest is None:
         return config
+    if manifest.revision != config.model.revision:
+        raise ConfigError(
+            f"{config.model.hub_id}: {folder} has revision {manifest.revision}, and model.revision"
+            f" is {config.model.revision}; `launch download` fetches that"
+        )
     if problems := problems_of(folder, manifest):
         first = f"{config.model.hub_id} is not whole any more; `launch download` fetches it again:"
         raise ConfigError("\n  ".join([first, *problems]))

@@ -77,12 +77,12 @@ def _read(nvml: ModuleType, count: int | None, visible: str | None) -> list[Card
         chosen = [*range(len(handles))]
     else:
         uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-        chosen = _chosen(visible, uuids)
+        chosen = chosen_cards(visible, uuids)
     cards = (_card(nvml, index, handles[index]) for index in chosen[:count])
     return [card for card in cards if card is not None]
 
 
-def _chosen(visible: str, uuids: list[str]) -> list[int]:
+def chosen_cards(visible: str, uuids: list[str]) -> list[int]:
     """As CUDA reads the variable: it ends at the first that is not there."""
     chosen = []
     for item in visible.split(","):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from launcher.gpu_memory import chosen_cards
+
 NVIDIA_SMI_TIMEOUT_S = 15.0
 
 
@@ -19,13 +21,14 @@ class Gpu:
 
     name: str
     memory_gib: float
+    uuid: str = ""
 
 
 def gpus() -> list[Gpu]:
     """The cards that the NVIDIA driver reports; none where it does not answer."""
     if (nvidia_smi := shutil.which("nvidia-smi")) is None:
         return []
-    query = ["--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    query = ["--query-gpu=name,memory.total,uuid", "--format=csv,noheader,nounits"]
     try:
         result = subprocess.run(
             [nvidia_smi, *query],
@@ -40,13 +43,26 @@ def gpus() -> list[Gpu]:
 
 
 def _parse_gpus(listing: str) -> list[Gpu]:
-    """Read ``name, MiB`` lines; a card that reports no number (a MIG parent) is left out."""
+    """Read ``name, MiB, UUID`` lines; a card that reports no number (a MIG parent) is left out."""
     found = []
     for line in listing.splitlines():
-        name, _, memory = line.rpartition(",")
-        if memory.strip().isdigit():
-            found.append(Gpu(name.strip(), int(memory) / 1024))
+        fields = [field.strip() for field in line.split(",")]
+        uuid = fields.pop() if fields[-1].startswith("GPU-") else ""
+        memory, name = fields[-1], ", ".join(fields[:-1])
+        if memory.isdecimal():
+            found.append(Gpu(name, int(memory) / 1024, uuid))
     return found
+
+
+def visible(found: list[Gpu], chosen: str | None) -> list[Gpu]:
+    """The cards that an engine gets, in its order.
+
+    Args:
+        chosen: ``CUDA_VISIBLE_DEVICES``: numbers, or beginnings of UUIDs; None: all.
+    """
+    if chosen is None:
+        return found
+    return [found[number] for number in chosen_cards(chosen, [gpu.uuid for gpu in found])]
 
 
 def listen_problem(host: str, port: int) -> str | None:

@@ -363,7 +363,8 @@ def _smallest_size(choice: _Choice) -> str:
 
 def _choices(shape: Shape, cards: Sequence[Card], wishes: Wishes) -> Iterator[_Choice]:
     """In the order of preference; what the YAML says is in all of them."""
-    smallest = min(cards, key=lambda card: card.gib)
+    least = min(card.capability for card in cards)
+    smallest = replace(min(cards, key=lambda card: card.gib), capability=least)
     weights: list[Weights] = [wishes.weights or "bf16"]
     has_fp8 = shape.fp8_bytes is not None and smallest.capability >= BF16_CAPABILITY
     if wishes.weights is None and has_fp8:
@@ -499,7 +500,10 @@ class _Choice:
         return {
             "quantization": weights,
             "kv_cache_dtype": cache,
-            "max_model_len": f"the longest usual one that {self.kv_tokens:,} tokens of cache hold",
+            "max_model_len": (
+                f"of {self.shape.positions:,} that the model allows and {self.kv_tokens:,} that the"
+                " cache holds"
+            ),
             "max_num_seqs": f"so many talks of {USUAL_TALK_TOKENS:,} tokens fit the cache",
             "limit_mm_per_prompt": f"so many of 1280x720 ({USUAL_PICTURE_TOKENS} tokens) fit",
             "tensor_parallel_size": sharing,

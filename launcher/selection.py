@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.cards import card_named
 from launcher.errors import ConfigError
-from launcher.host_checks import Gpu, gpus
+from launcher.host_checks import Gpu, gpus, visible
 from launcher.paths import Paths
 from launcher.plan import STEP3_VL_10B, DoesNotFitError, plan
 from launcher.profiles import DEMO, GPU
@@ -36,7 +37,8 @@ def default_for(cards: list[Gpu]) -> Selection:
         return Selection(Path(DEMO.path), "no NVIDIA GPU answers on this machine")
     found = f"{len(cards)} x {cards[0].name}" if len(cards) > 1 else cards[0].name
     try:
-        plan(STEP3_VL_10B, [card_named(card.name, card.memory_gib) for card in cards])
+        there = visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        plan(STEP3_VL_10B, [card_named(card.name, card.memory_gib) for card in there])
     except DoesNotFitError as error:
         return Selection(Path(DEMO.path), f"found {found}, too small for the 10 B model: {error}")
     return Selection(Path(GPU.path), f"found {found} with {cards[0].memory_gib:.0f} GiB")

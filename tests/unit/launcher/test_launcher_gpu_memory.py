@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.gpu_memory import GIB, Card, _chosen, cards
+from launcher.gpu_memory import GIB, Card, cards, chosen_cards
 
 UUIDS = ["GPU-aa11", "GPU-ab22", "GPU-cc33", "MIG-dd44"]
 SPENT = 2**22 + 1  # no process has this id
@@ -135,7 +135,7 @@ def test_only_the_cards_of_the_engine_are_looked_at(
 @given(st.text("0123456789,-GPUaMI ²", max_size=20) | st.text(max_size=9))
 def test_no_choice_is_too_odd(visible: str) -> None:
     """Whatever somebody writes into the variable, it names cards or none."""
-    assert set(_chosen(visible, UUIDS)) <= set(range(len(UUIDS)))
+    assert set(chosen_cards(visible, UUIDS)) <= set(range(len(UUIDS)))
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])

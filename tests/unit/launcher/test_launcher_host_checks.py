@@ -19,6 +19,7 @@ from launcher.host_checks import (
     gpus,
     holders_of,
     listen_problem,
+    visible,
 )
 
 
@@ -63,7 +64,8 @@ def test_the_cards_are_those_that_nvidia_smi_lists(path: Path) -> None:
     fake_nvidia_smi(path, f'echo "$@" > {asked}\necho "NVIDIA L4, 23034"')
     assert [Gpu("NVIDIA L4", 23034 / 1024)] == gpus()
     assert (
-        asked.read_text().strip() == "--query-gpu=name,memory.total --format=csv,noheader,nounits"
+        asked.read_text().strip()
+        == "--query-gpu=name,memory.total,uuid --format=csv,noheader,nounits"
     )
 
 
@@ -186,3 +188,15 @@ def test_a_holder_that_cannot_be_seen_belongs_to_someone_else(
     """Without rights to look there are still words."""
     monkeypatch.setattr(host_checks, "holders_of", lambda _: set())
     assert describe_holders(80) == "a process of another user"
+
+
+def test_cards_with_their_uuids() -> None:
+    """By which CUDA_VISIBLE_DEVICES may name them."""
+    found = _parse_gpus("NVIDIA L4, 23034, GPU-1\nOdd, name, 1024, GPU-2\nMIG, [N/A], GPU-3\n")
+    assert [(gpu.name, gpu.uuid) for gpu in found] == [
+        ("NVIDIA L4", "GPU-1"),
+        ("Odd, name", "GPU-2"),
+    ]
+    assert visible(found, None) == found
+    assert visible(found, "GPU-2,0") == found[::-1]
+    assert visible(found, "") == []

