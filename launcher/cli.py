@@ -72,7 +72,7 @@ def _check(arguments: argparse.Namespace) -> int:
     config, _ = planned(config, selection.path)
     config = with_download(config, paths)
     render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
-    say(f"{selection.path}: no mistakes ({selection.reason})")
+    say(f"{selection.path}: no mistakes in the YAML ({selection.reason})")
     machine = read_machine(config, selection.path, paths)
     found = preflight.findings(config, selection.path, paths, machine)
     for line in preflight.in_words(found):
