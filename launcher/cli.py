@@ -13,7 +13,7 @@ from pathlib import Path
 from launcher import lifecycle
 from launcher.cards import Card, card_named, card_of_size
 from launcher.config import DeployConfig, load_config
-from launcher.downloads import fetch, with_download
+from launcher.downloads import fetch, settled
 from launcher.errors import ConfigError, run_guarded
 from launcher.keys import LIMITS, KeyFile
 from launcher.paths import Paths
@@ -69,8 +69,7 @@ def _check(arguments: argparse.Namespace) -> int:
     selection = select_config(arguments.config, paths)
     config = load_config(selection.path)
     lifecycle.check_folders(config, selection.path)
-    config, _ = planned(config, selection.path)
-    config = with_download(config, paths)
+    config, _ = settled(config, selection.path, paths)
     render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
     say(f"{selection.path}: no mistakes in the YAML ({selection.reason})")
     machine = read_machine(config, selection.path, paths)
@@ -93,8 +92,7 @@ def _render(arguments: argparse.Namespace) -> int:
     """Write supervisord's files where `up` would, or below a folder of the caller's."""
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config, _ = planned(load_config(selection.path), selection.path)
-    config = with_download(config, paths)
+    config, _ = settled(load_config(selection.path), selection.path, paths)
     if arguments.out is None:
         lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
         written = lifecycle.write_files(config, selection.path, paths)
@@ -121,7 +119,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     selection = select_config(arguments.config, Paths.from_environ())
     if not arguments.config and str(selection.path) == DEMO.path:
         selection = select_config(GPU.path, Paths.from_environ())  # the demo needs no plan
-    config = with_weights(load_config(selection.path))
+    config = load_config(selection.path)
+    config = with_weights(config, config.model.weights)
     if not (cards := _cards(arguments, config)):
         say("No NVIDIA GPU answers on this machine: the demo runs on the CPU, and needs no plan.")
         say("For another machine: launch plan --gpu 'RTX 4090', or launch plan --vram 48")

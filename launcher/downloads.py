@@ -8,11 +8,27 @@ from pathlib import Path
 from launcher.config import DeployConfig
 from launcher.errors import ConfigError, LauncherError
 from launcher.paths import Paths
+from launcher.plan import Plan
+from launcher.planning import planned
 from launcher.terminal import ProgressLine, say
 
 
 def folder_of(hub_id: str, paths: Paths) -> Path:
     return paths.models / hub_id.replace("/", "--")
+
+
+def settled(
+    config: DeployConfig, config_path: Path, paths: Paths
+) -> tuple[DeployConfig, Plan | None]:
+    """A configuration as it is started: planned for this machine's cards, and with the folder of a
+    model that has been fetched; and the plan, if there is one.
+
+    Raises:
+        ConfigError: it does not fit, or what was fetched is no longer whole.
+        LauncherError: the driver does not answer just now.
+    """
+    config, found = planned(config, config_path)
+    return with_download(config, paths), found
 
 
 def with_download(config: DeployConfig, paths: Paths) -> DeployConfig:

@@ -7,7 +7,7 @@ import signal
 from typing import NoReturn
 
 from launcher.config import load_config
-from launcher.downloads import with_download
+from launcher.downloads import settled
 from launcher.engine_causes import OPTIONS, Cause
 from launcher.engine_preparation import EX_CONFIG
 from launcher.engine_state import StateFile
@@ -16,7 +16,6 @@ from launcher.host_checks import listen_problem
 from launcher.leftovers import UNDER_SUPERVISORD, end_with_parent
 from launcher.lifecycle import check_folders
 from launcher.paths import Paths
-from launcher.planning import planned
 from launcher.programs import WEBUI, Process, engine_process, webui_process
 from launcher.selection import select_config
 
@@ -62,8 +61,7 @@ def _engine(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
     check_folders(settings, selected.path)
-    settings, _ = planned(settings, selected.path)
-    settings = with_download(settings, paths)
+    settings, _ = settled(settings, selected.path, paths)
     return engine_process(settings, selected.path, paths)
 
 

@@ -14,20 +14,19 @@ from pathlib import Path
 
 from launcher.checkpoint import problems_of
 from launcher.config import DeployConfig, load_config
-from launcher.downloads import with_download
+from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
 from launcher.leftovers import kill_all, tag_of, tagged, wake
 from launcher.paths import Paths
-from launcher.planning import planned
 from launcher.programs import (
     ENGINE,
     WEBUI,
     batch_folder,
+    listens_on,
     model_location,
     programs_for,
-    start_script_options,
 )
 from launcher.readiness import Address, StartWatch, read_engine_state, read_webui_address
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
@@ -105,12 +104,7 @@ def check_ports(config: DeployConfig, paths: Paths) -> None:
     Raises:
         LauncherError: naming each taken port and the process that holds it.
     """
-    wanted = [
-        ("webui.port", config.webui.host, config.webui.port),
-        ("engine.port", "127.0.0.1", config.engine.port),
-    ]
-    if "--port" in start_script_options():  # a --port in there wins, and `exec` looks at that one
-        wanted = wanted[1:]
+    wanted = listens_on(config)
     deadline = time.monotonic() + PORT_PATIENCE_S
     while problems := [
         f"{key}: {problem}; end that process or write another {key}"
@@ -208,10 +202,9 @@ def up(given: str | None, *, detach: bool) -> int:
     config = load_config(selection.path)
     supervisord = Supervisord(paths)
     check_folders(config, selection.path)
-    config, found = planned(config, selection.path)
+    config, found = settled(config, selection.path, paths)
     if found is not None:
         say(f"Plan: {found.in_short} (`launch plan` tells why)")
-    config = with_download(config, paths)
     if config.model.hub_id is not None and config.engine.command is None:
         say(f"{config.model.hub_id} is fetched by vLLM while it starts, unless it was before;")
         say("  `launch download` does it with a progress line, resumes, and checks every file.")

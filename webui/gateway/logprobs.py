@@ -43,9 +43,14 @@ def entries_of(choice: dict[str, Any]) -> list[dict[str, Any]]:
 
 def of_text(entries: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
     """A text's tokens with their probabilities, as the Responses API has them."""
+    return as_responses(entries[place_of(entries, text)])
+
+
+def as_responses(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries in the form of the Responses API."""
     return [
         _entry(entry) | {"top_logprobs": [_entry(other) for other in entry.get("top_logprobs", ())]}
-        for entry in entries[place_of(entries, text)]
+        for entry in entries
     ]
 
 

@@ -395,8 +395,9 @@ class ResponseEvents(ChatEvents):
         if kind == "reasoning":
             yield self._of_item("response.reasoning_text.delta", delta=text)
         elif kind == "text":
-            scores = logprobs.of_text(self._entries, text)
-            del self._entries[: logprobs.place_of(self._entries, text).stop]
+            place = logprobs.place_of(self._entries, text)
+            scores = logprobs.as_responses(self._entries[place])
+            del self._entries[: place.stop]
             self._scores += scores
             yield self._of_item("response.output_text.delta", delta=text, logprobs=scores)
         else:

@@ -89,6 +89,16 @@ def test_more_memory_never_plans_less_context(
         assert more.max_model_len >= less.max_model_len
 
 
+@pytest.mark.parametrize("capability", [7.5, 8.0, 8.9])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_context_never_falls_from_card_to_card(count: int, capability: float) -> None:
+    """Step by step through all sizes: where bf16 just fits, FP8 would have had more."""
+    plans = [fits(cards_of(2 + step / 4, count, capability)) for step in range(800)]
+    contexts = [found.max_model_len if found else 0 for found in plans]
+    assert contexts == sorted(contexts)
+    assert len(set(contexts)) > 2
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.builds(Card, st.just("a"), sizes, capabilities), min_size=1, max_size=8))
 def test_a_plan_never_exceeds_the_memory(cards: list[Card]) -> None:

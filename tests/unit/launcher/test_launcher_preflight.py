@@ -19,6 +19,7 @@ import pytest
 from support import free_port, wait_for
 
 from launcher import machine as machine_module
+from launcher import programs
 from launcher.cli import main
 from launcher.config import DeployConfig
 from launcher.gpu_memory import Card
@@ -870,7 +871,7 @@ READERS = (
     *("_skew", "_nearest", "_cpu_flags", "_in_container", "_open_files", "_torch_cuda", "gpus"),
     *("read_driver", "cards", "memory_limit", "_volume", "_may_write", "_size_of_weights", "_size"),
     *("_port_problems", "_is_running", "_leftovers", "tagged", "listen_problem"),
-    *("start_script_options", "parent_of", "holders_of"),
+    *("listens_on", "parent_of", "holders_of"),
 )
 
 
@@ -1051,7 +1052,7 @@ def test_a_port_in_the_start_script_wins(
     webui = given.webui.model_copy(update={"port": listener.getsockname()[1]})
     given = given.model_copy(update={"webui": webui})
     assert list(read_machine(given, path, paths, {}).ports) == ["webui.port"]
-    monkeypatch.setattr(machine_module, "start_script_options", lambda: "--port 7861")
+    monkeypatch.setattr(programs, "start_script_options", lambda: "--port 7861")
     assert read_machine(given, path, paths, {}).ports == {}
 
 
