@@ -37,18 +37,16 @@ def ensure_browser() -> str:
     raise LauncherError("the browser tests need Chromium: sudo apt-get install chromium")
 
 
-def ensure_npm() -> None:
-    """Node's package manager, likewise.
+def ensure_tool(command: str, package: str, purpose: str) -> None:
+    """A command of a package, likewise.
 
     Raises:
         LauncherError: there is none and this user cannot install one.
     """
-    if shutil.which("npm") is None:
-        _install("npm", "the JavaScript examples")
-    if shutil.which("npm") is None:
-        raise LauncherError(
-            "the JavaScript examples need Node 20 and npm: sudo apt-get install npm"
-        )
+    if shutil.which(command) is None:
+        _install(package, purpose)
+    if shutil.which(command) is None:
+        raise LauncherError(f"{purpose} need `{command}`: sudo apt-get install {package}")
 
 
 def _install(package: str, purpose: str) -> None:
@@ -64,7 +62,8 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
     if find_spec("pytest") is None:
         raise LauncherError("the test packages are missing; run it as ./launcher/launch test")
     environ = {**os.environ, "STEP3VL_TEST_BROWSER": ensure_browser()}
-    ensure_npm()
+    ensure_tool("npm", "npm", "the JavaScript examples, with Node 20,")
+    ensure_tool("ip", "iproute2", "the tests in a network of their own")
     checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
     failed = [" ".join(check) for check in checks if _run(check, environ) != 0]
     if failed:  # said before pytest, whose summary must come last
