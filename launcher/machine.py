@@ -25,15 +25,15 @@ import psutil
 
 from launcher.checkpoint import problems_of
 from launcher.config import DeployConfig
-from launcher.errors import LauncherError
+from launcher.errors import ConfigError, LauncherError
 from launcher.gpu_memory import Card, cards
 from launcher.host_checks import Gpu, gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
 from launcher.leftovers import parent_of, tag_of, tagged
+from launcher.nodes import node_here
 from launcher.paths import Paths
 from launcher.programs import (
-    ENGINE,
-    WEBUI,
+    EVERY,
     batch_folder,
     listens_on,
     model_location,
@@ -462,14 +462,21 @@ def _access(config_path: Path, paths: Paths) -> Access:
 
 
 def _programs_of(paths: Paths) -> list[str]:
-    return [tag_of(paths.run, name) for name in (ENGINE, WEBUI)]
+    return [tag_of(paths.run, name) for name in EVERY]
+
+
+def _node(config: DeployConfig, paths: Paths) -> str:
+    try:
+        return node_here(config, paths)
+    except ConfigError:  # said where it matters
+        return ""
 
 
 def _port_problems(config: DeployConfig, paths: Paths) -> dict[str, str]:
     ours = tagged(_programs_of(paths), under_supervisord=True)
     return {
         key: problem
-        for key, host, port in listens_on(config)
+        for key, host, port in listens_on(config, _node(config, paths))
         if (problem := listen_problem(host, port))
         and not (holders_of(port) and holders_of(port) <= ours)
     }
@@ -488,8 +495,8 @@ def _is_running(supervisord: Supervisord) -> bool:
 
 def _leftovers(paths: Paths) -> set[int]:
     """The engine however it was started; a WebUI of somebody's own beside the service is none."""
-    engine, webui = _programs_of(paths)
-    found = tagged([engine]) | tagged([webui], under_supervisord=True)
+    *others, webui = _programs_of(paths)
+    found = tagged(others) | tagged([webui], under_supervisord=True)
     return {pid for pid in found if not _is_looked_after(pid)}
 
 

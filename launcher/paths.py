@@ -72,18 +72,36 @@ class Paths:
 
     @property
     def engine_state(self) -> Path:
-        """What the engine is doing, written by its parent (:mod:`launcher.engine`)."""
+        """What the engine is doing, written by its parent (:mod:`launcher.engine`); of several,
+        what they do together, written by the router's (:mod:`launcher.router`)."""
         return self.run / "engine.json"
 
-    @property
-    def engine_crashes(self) -> Path:
-        """How often the engine crashed since it last ran well, and why the last time."""
-        return self.run / "engine-crashes.json"
+    def state_of(self, engine: str) -> Path:
+        """What one of several engines is doing; with one engine, that is :attr:`engine_state`."""
+        return self.run / f"{_stem(engine)}.json"
+
+    def crashes_of(self, engine: str) -> Path:
+        """How often an engine crashed since it last ran well, and why the last time."""
+        return self.run / f"{_stem(engine)}-crashes.json"
+
+    def lock_of(self, engine: str) -> Path:
+        """Held by an engine's parent for as long as it lives."""
+        return self.run / f"{_stem(engine)}.lock"
 
     @property
-    def engine_lock(self) -> Path:
-        """Held by the engine's parent for as long as it lives."""
-        return self.run / "engine.lock"
+    def replicas(self) -> Path:
+        """Which engines there are and how they do, written by the router's parent."""
+        return self.run / "replicas.json"
+
+    @property
+    def draining(self) -> Path:
+        """The engine that is to get no new requests, by its title, while it is being restarted."""
+        return self.run / "draining"
+
+    @property
+    def node(self) -> Path:
+        """Which machine of a cluster this is, as ``up`` left it."""
+        return self.run / "node"
 
     @property
     def active_config(self) -> Path:
@@ -126,3 +144,8 @@ class Paths:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         self.etc.mkdir(parents=True, exist_ok=True)
+
+
+def _stem(engine: str) -> str:
+    """Of the files of an engine: ``engine`` of ``vllm``, ``engine-0`` of ``vllm-0``."""
+    return engine.replace("vllm", "engine", 1)

@@ -18,13 +18,30 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from launcher.config import ENGINE_STOP_MARGIN_S, THINKING_TOKENS, DeployConfig
+from launcher.config import (
+    ENGINE_STOP_MARGIN_S,
+    MAX_REPLICAS,
+    ROUTER_STOP_S,
+    THINKING_TOKENS,
+    DeployConfig,
+)
 from launcher.engine_preparation import Settings
+from launcher.layout import (
+    ENGINE,
+    LOOPBACK,
+    Replica,
+    has_head,
+    replicas_on,
+)
 from launcher.leftovers import TAG, tag_of
 from launcher.paths import ROOT, Paths
+from launcher.router_settings import RouterSettings
 
-ENGINE = "vllm"
 WEBUI = "webui"
+ROUTER = "router"
+# Each that there may be on a machine, whatever the YAML says now.
+ENGINES = (ENGINE, *(f"{ENGINE}-{index}" for index in range(MAX_REPLICAS)))
+EVERY = (*ENGINES, ROUTER, WEBUI)
 
 START_SCRIPT = ROOT / "start-webui-service.sh"
 
@@ -56,6 +73,8 @@ class Program:
     startretries: int
     stopwaitsecs: int
     fingerprint: str
+    group: str = ""
+    """Programs of a group are stopped at the same time."""
 
 
 def engine_arguments(options: Mapping[str, JsonValue]) -> list[str]:
@@ -96,10 +115,12 @@ def batch_folder(config: DeployConfig, config_path: Path) -> str:
     return str((config_path.parent / Path(given).expanduser()).resolve()) if given else ""
 
 
-def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Process:
-    """The engine's parent, which starts vLLM and watches it (:mod:`launcher.engine`)."""
+def engine_process(
+    config: DeployConfig, config_path: Path, paths: Paths, replica: Replica
+) -> Process:
+    """An engine's parent, which starts vLLM and watches it (:mod:`launcher.engine`)."""
     engine = config.engine
-    settings = engine_settings(config, paths)
+    settings = engine_settings(config, paths, replica)
     # The console script of the CPU wheel looks for another distribution's metadata and fails.
     vllm = engine.command or [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     argv = [
@@ -107,7 +128,7 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
         *vllm,
         *("--model", model_location(config, config_path)),
         *("--served-model-name", *config.model.names),
-        *("--host", "127.0.0.1", "--port", str(engine.port)),
+        *("--host", replica.host, "--port", str(replica.port)),
         *("--allowed-media-domains", NO_MEDIA_DOMAIN),
         *("--shutdown-timeout", str(round(engine.stop_timeout_s))),
         # Asked every few seconds by the engine's parent and by whoever watches /readyz.
@@ -116,7 +137,7 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     ]
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     # vLLM's processes name themselves, which would otherwise overwrite the tag they are known by.
-    env |= {TAG: tag_of(paths.run, ENGINE), "SPT_NOENV": "1"}
+    env |= {TAG: tag_of(paths.run, replica.name), "SPT_NOENV": "1"}
     # Cards in the order in which the driver counts them: ours, where we look at their memory.
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if config.model.folder is not None:
@@ -124,15 +145,16 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     return Process(tuple(argv), env | engine.environment)
 
 
-def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
-    """What the engine's parent is told."""
+def engine_settings(config: DeployConfig, paths: Paths, replica: Replica) -> Settings:
+    """What an engine's parent is told."""
     engine = config.engine
     return Settings(
-        state=str(paths.engine_state),
-        crashes=str(paths.engine_crashes),
-        lock=str(paths.engine_lock),
+        state=str(paths.state_of(replica.name)),
+        crashes=str(paths.crashes_of(replica.name)),
+        lock=str(paths.lock_of(replica.name)),
         webui=str(paths.webui_address),
-        port=engine.port,
+        host=replica.host,
+        port=replica.port,
         model=config.model.names[0],
         start_timeout=engine.start_timeout_s,
         stop_timeout=engine.stop_timeout_s + ENGINE_STOP_MARGIN_S,
@@ -158,12 +180,27 @@ def workers_of(config: DeployConfig, kinds: Sequence[str] = PARALLEL) -> int:
     return round(math.prod(_number(options.get(f"{kind}-parallel-size"), 1) for kind in kinds))
 
 
-def listens_on(config: DeployConfig) -> list[tuple[str, str, int]]:
+def listens_on(config: DeployConfig, node: str) -> list[tuple[str, str, int]]:
     """What needs a port: its key in the YAML, the host, and the port. Without the page's where a
     ``--port`` in the start script wins over the YAML; `exec` looks at that one."""
-    engine = ("engine.port", "127.0.0.1", config.engine.port)
-    webui = ("webui.port", config.webui.host, config.webui.port)
-    return [engine] if "--port" in start_script_options() else [webui, engine]
+    found = [("engine.port", replica.host, replica.port) for replica in replicas_on(config, node)]
+    if has_head(config, node):
+        if config.has_router:
+            router = (config.engine.port, config.last_port)
+            found += [("engine.port", LOOPBACK, port) for port in router]
+        if "--port" not in start_script_options():
+            found.insert(0, ("webui.port", config.webui.host, config.webui.port))
+    return found
+
+
+def router_process(config: DeployConfig, paths: Paths) -> Process:
+    """The router's parent, which tells it the engines that are well (:mod:`launcher.router`)."""
+    settings = RouterSettings.of(config, paths)
+    argv = (sys.executable, "-P", "-m", "launcher.router", settings.as_argument())
+    env = {TAG: tag_of(paths.run, ROUTER), "PYTHONUNBUFFERED": "1"}
+    # It names itself and writes a line for each new conversation otherwise.
+    env |= {"SPT_NOENV": "1", "RUST_LOG": "warn"}
+    return Process(argv, env)
 
 
 def _number(value: Any, default: float) -> float:
@@ -219,6 +256,7 @@ def webui_process(
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
+        "WEBUI_REPLICAS": str(paths.replicas) if config.has_router else "",
         "WEBUI_ADDRESS_FILE": str(paths.webui_address),
         "GRADIO_TEMP_DIR": str(paths.run / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -244,35 +282,72 @@ def _fingerprint(process: Process, *more: str) -> str:
     return hashlib.sha256(document.encode()).hexdigest()[:16]
 
 
-def programs_for(config: DeployConfig, config_path: Path, paths: Paths) -> list[Program]:
-    """The programs of a deployment."""
-    webui_settings = webui_process(config, config_path, paths, config.webui.host, config.webui.port)
+def programs_for(
+    config: DeployConfig, config_path: Path, paths: Paths, node: str = ""
+) -> list[Program]:
+    """The programs of a deployment, or of one machine of a cluster."""
+    programs = [_webui_program(config, config_path, paths)] if has_head(config, node) else []
+    if programs and config.has_router:
+        programs.append(_router_program(config, paths))
     return [
-        Program(
-            name=WEBUI,
-            command=(str(START_SCRIPT),),
-            # supervisord starts the lowest number first and stops the highest first, each of them
-            # to its end: so open answers drain while the engine still lives.
-            priority=200,
-            # A taken port or a broken environment shows within 3 s.
-            startsecs=3,
-            startretries=3,
-            stopwaitsecs=config.webui.stop_wait_s,
-            fingerprint=_fingerprint(webui_settings, start_script_options()),
-        ),
-        Program(
-            name=ENGINE,
-            command=(sys.executable, "-P", "-m", "launcher", "exec", ENGINE),
-            priority=100,
-            # Mistakes that a retry cannot mend (port, checkpoint, options file) show within 5 s;
-            # loading takes longer and is watched by the engine's parent, not by supervisord.
-            startsecs=5,
-            # An end within startsecs is tried again after 1 and after 2 s, in case somebody killed
-            # it, and is FATAL then. Crashes are counted by the parent, which ends that early when
-            # it gives up.
-            startretries=2,
-            # vLLM drains, then its parent kills what is left; only then would supervisord kill.
-            stopwaitsecs=config.engine.stop_wait_s,
-            fingerprint=_fingerprint(engine_process(config, config_path, paths)),
+        *programs,
+        *(
+            _engine_program(config, config_path, paths, replica)
+            for replica in replicas_on(config, node)
         ),
     ]
+
+
+# supervisord starts the lowest priority first and stops the highest first, each to its end: so open
+# answers drain while the engines still live.
+
+
+def _webui_program(config: DeployConfig, config_path: Path, paths: Paths) -> Program:
+    settings = webui_process(config, config_path, paths, config.webui.host, config.webui.port)
+    return Program(
+        name=WEBUI,
+        command=(str(START_SCRIPT),),
+        priority=200,
+        # A taken port or a broken environment shows within 3 s.
+        startsecs=3,
+        startretries=3,
+        stopwaitsecs=config.webui.stop_wait_s,
+        fingerprint=_fingerprint(settings, start_script_options()),
+    )
+
+
+def _router_program(config: DeployConfig, paths: Paths) -> Program:
+    return Program(
+        name=ROUTER,
+        command=_exec(ROUTER),
+        priority=150,
+        startsecs=3,
+        startretries=3,
+        stopwaitsecs=ROUTER_STOP_S,
+        fingerprint=_fingerprint(router_process(config, paths)),
+    )
+
+
+def _engine_program(
+    config: DeployConfig, config_path: Path, paths: Paths, replica: Replica
+) -> Program:
+    return Program(
+        name=replica.name,
+        command=_exec(replica.name),
+        priority=100,
+        # Mistakes that a retry cannot mend (port, checkpoint, options file) show within 5 s;
+        # loading takes longer and is watched by the engine's parent, not by supervisord.
+        startsecs=5,
+        # An end within startsecs is tried again after 1 and after 2 s, in case somebody killed
+        # it, and is FATAL then. Crashes are counted by the parent, which ends that early when
+        # it gives up.
+        startretries=2,
+        # vLLM drains, then its parent kills what is left; only then would supervisord kill.
+        stopwaitsecs=config.engine.stop_wait_s,
+        fingerprint=_fingerprint(engine_process(config, config_path, paths, replica)),
+        group=ENGINE if replica.name != ENGINE else "",
+    )
+
+
+def _exec(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", "launcher", "exec", name)

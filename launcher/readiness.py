@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import psutil
 
 from launcher.engine_state import FAILED, READY, STOPPED, read_document
 from launcher.errors import LauncherError
+from launcher.layout import ENGINE
 from launcher.paths import Paths
-from launcher.programs import ENGINE, WEBUI
+from launcher.programs import WEBUI
 from launcher.supervisord import FATAL, ProgramState, Supervisord
 from launcher.terminal import ProgressLine
 
@@ -63,9 +64,13 @@ def _read_live(path: Path) -> dict[str, Any] | None:
     return None if gone and document.get("phase") not in {FAILED, STOPPED} else document
 
 
-def read_engine_state(paths: Paths) -> EngineState | None:
-    """What the engine does now; None if no engine of ours was ever started or it was killed."""
-    if (document := _read_live(paths.engine_state)) is None:
+def read_engine_state(file: Path) -> EngineState | None:
+    """What an engine does now; None if it was never started, or it was killed.
+
+    Args:
+        file: where its parent writes.
+    """
+    if (document := _read_live(file)) is None:
         return None
     return EngineState(
         phase=str(document.get("phase")),
@@ -157,12 +162,15 @@ class StartWatch:
         raise LauncherError(f"not up after {timeout:.0f} s; `launch logs {WEBUI}` tells more")
 
     def _look(self) -> Address | None:
-        for program in self._supervisord.states():
-            if program.state in ENDED:
+        programs = self._supervisord.states()
+        # One of several engines is no reason to give up on the others.
+        has_engine = any(p.is_engine and p.state not in ENDED for p in programs)
+        for program in programs:
+            if program.state in ENDED and not (program.is_engine and has_engine):
                 raise LauncherError(self._why(program))
-        engine = read_engine_state(self._paths)
+        engine = read_engine_state(self._paths.engine_state)
         if engine is not None and engine.phase == FAILED and engine.changed_at >= self._since:
-            raise LauncherError(self._engine_failure(engine))
+            raise LauncherError(self._engine_failure(self._failed(programs), engine))
         address = read_webui_address(self._paths)
         ready = engine is not None and engine.is_ready and address is not None
         if ready and address is not None and answers(address, "/readyz"):
@@ -173,18 +181,27 @@ class StartWatch:
         self._progress.show(f"{words}{page}", self._clock() - self._since)
         return None
 
-    def _engine_failure(self, engine: EngineState) -> str:
+    def _failed(self, programs: Sequence[ProgramState]) -> str:
+        """The name of an engine that has failed."""
+        names = [p.name for p in programs if p.is_engine]
+        states = [read_engine_state(self._paths.state_of(name)) for name in names]
+        return next(
+            (n for n, state in zip(names, states, strict=True) if state and state.phase == FAILED),
+            ENGINE,
+        )
+
+    def _engine_failure(self, name: str, engine: EngineState) -> str:
         evidence = f"\n    {engine.evidence}" if engine.evidence else ""
-        log = self._paths.log_of(ENGINE)
+        log = self._paths.log_of(name)
         return (
-            f"{ENGINE} failed: {engine.message}{evidence}\n  all of its log: {log}"
+            f"{name} failed: {engine.message}{evidence}\n  all of its log: {log}"
             "\n  `launch status` shows whether it is started again"
         )
 
     def _why(self, program: ProgramState) -> str:
-        engine = read_engine_state(self._paths)
-        if program.name == ENGINE and engine and engine.changed_at >= self._since:
-            return self._engine_failure(engine)
+        engine = read_engine_state(self._paths.state_of(program.name))
+        if program.is_engine and engine and engine.changed_at >= self._since:
+            return self._engine_failure(program.name, engine)
         log = self._paths.log_of(program.name)
         said = "\n    ".join(last_lines(log, 3)) or program.description
         return f"{program.name} is {program.state}. Its last words:\n    {said}\n  its log: {log}"

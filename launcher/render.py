@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -78,7 +78,19 @@ def render_programs(
     """The ``[program:...]`` sections; ``user`` is who runs them where supervisord is root's."""
     template = _template("program.conf")
     sections = [template.substitute(_program_values(p, paths, logs)) for p in programs]
-    return "\n".join(f"{section}user={user}\n" if user else section for section in sections)
+    sections = [f"{section}user={user}\n" if user else section for section in sections]
+    return "\n".join([*sections, *_groups(programs)])
+
+
+def _groups(programs: Sequence[Program]) -> Iterator[str]:
+    """Otherwise supervisord would stop one after the other."""
+    for name in sorted({program.group for program in programs} - {""}):
+        members = [program for program in programs if program.group == name]
+        yield _template("group.conf").substitute(
+            name=name,
+            programs=",".join(program.name for program in members),
+            priority=members[0].priority,
+        )
 
 
 def render_supervisord(

@@ -17,6 +17,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from launcher.errors import LauncherError
+from launcher.layout import ENGINE
 from launcher.leftovers import state_of
 from launcher.paths import Paths
 
@@ -28,7 +29,6 @@ STARTING = "STARTING"
 FATAL = "FATAL"
 
 _SHUTDOWN_STATE = 6
-_BAD_NAME = 10
 _ALREADY_STARTED = 60
 _NOT_RUNNING = 70
 
@@ -41,6 +41,13 @@ class ProgramState:
     state: str
     pid: int | None
     description: str
+    group: str = ""
+    """Its own name, where it belongs to none."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is vLLM's, or that of one of several."""
+        return ENGINE in {self.name, self.group}
 
 
 class Supervisord:
@@ -162,26 +169,41 @@ class Supervisord:
                     state=str(info["statename"]),
                     pid=int(info["pid"]) or None,
                     description=str(info["description"]),
+                    group=str(info["group"]),
                 )
                 for info in rpc.getAllProcessInfo()
             ]
 
     def start(self, name: str) -> None:
-        """Begin to start a program; does not wait for it."""
-        self._call("startProcess", name, ignore=_ALREADY_STARTED)
+        """Begin to start a program, or all of a group; does not wait for it."""
+        for program in self._named(name):
+            self._call("startProcess", program, ignore=_ALREADY_STARTED)
 
     def stop(self, name: str) -> None:
-        """Stop a program and wait until it is gone."""
-        self._call("stopProcess", name, wait=True, ignore=_NOT_RUNNING)
+        """Stop a program, or all of a group at the same time, and wait until it is gone."""
+        programs = self._named(name)
+        for program in programs:
+            self._call("stopProcess", program, ignore=_NOT_RUNNING)
+        for program in programs:
+            # One that is stopping already is no error, and is waited for.
+            self._call("stopProcess", program, wait=True, ignore=_NOT_RUNNING)
 
-    def _call(self, method: str, name: str, *, ignore: int, wait: bool = False) -> None:
+    def _named(self, name: str) -> list[ProgramState]:
+        """
+        Raises:
+            LauncherError: there is no such program.
+        """
+        states = self.states()
+        if found := [state for state in states if name in {state.name, state.group}]:
+            return found
+        known = ", ".join(state.name for state in states)
+        raise LauncherError(f"no program {name!r}; there are: {known}")
+
+    def _call(self, method: str, program: ProgramState, *, ignore: int, wait: bool = False) -> None:
         with self._speaking() as rpc:
             try:
-                getattr(rpc, method)(name, wait)
+                getattr(rpc, method)(f"{program.group}:{program.name}", wait)
             except xmlrpc.client.Fault as fault:
-                if fault.faultCode == _BAD_NAME:
-                    known = ", ".join(state.name for state in self.states())
-                    raise LauncherError(f"no program {name!r}; there are: {known}") from None
                 if fault.faultCode != ignore:
                     raise
 

@@ -17,6 +17,7 @@ from launcher.config import load_config
 from launcher.downloads import settled
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_folders
+from launcher.nodes import node_here
 from launcher.paths import ROOT, Paths
 from launcher.programs import START_SCRIPT, WEBUI, Program, programs_for
 from launcher.render import RenderedFile, render_programs, write_if_changed
@@ -33,9 +34,10 @@ def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     config, paths = load_config(config_path), Paths.from_environ()
     check_folders(config, config_path)
     config, _ = settled(config, config_path, paths)
+    node = node_here(config, paths)
     programs = [
         replace(program, command=_system_command(program, root))
-        for program in programs_for(config, config_path, paths)
+        for program in programs_for(config, config_path, paths, node)
     ]
     rendered = render_programs(programs, paths, config.logs, user=_owner().pw_name)
     return [

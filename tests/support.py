@@ -36,6 +36,14 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+def free_ports(count: int) -> int:
+    """The first of so many in a row."""
+    while True:
+        first = free_port()
+        if all(free_port() == port for port in range(first + 1, first + count)):
+            return first
+
+
 def wait_for(what: Callable[[], T], seconds: float, message: str) -> T:
     """Poll until ``what`` returns something true, and return that; fail after ``seconds``."""
     deadline = time.monotonic() + seconds

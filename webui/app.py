@@ -23,6 +23,7 @@ from webui.gateway.api import Gateway
 from webui.gateway.cache import AnswerCache
 from webui.gateway.chat import Chat
 from webui.gateway.engine_client import EngineClient
+from webui.gateway.engine_metrics import EngineMetrics
 from webui.gateway.errors import ApiError, engine_unavailable, shutting_down, unexpected
 from webui.gateway.exchange import address_of
 from webui.gateway.image_urls import ImageUrls
@@ -74,6 +75,9 @@ class Webui:
             self._unavailable,
             self._unfit,
             settings.keep_alive_s,
+        )
+        self._engine_metrics = EngineMetrics(
+            self._relay, settings.replicas, authorization(settings)
         )
         self._uploads = Uploads()
         self._images = Images(
@@ -138,7 +142,9 @@ class Webui:
         except ApiError as error:
             return error.as_answer()
         text = self._metrics.text()
-        text += await self._engine_metrics() or b""  # without an engine, the gateway's own alone
+        text += (
+            await self._engine_metrics.text() or b""
+        )  # without an engine, the gateway's own alone
         return Response(text, media_type="text/plain; version=0.0.4")
 
     def _build_page(self) -> FastAPI:
@@ -164,7 +170,7 @@ class Webui:
             tasks,
             _history(settings),
         )
-        monitor = Monitor(self._engine_metrics, self._metrics.answering, gpu_used)
+        monitor = Monitor(self._engine_metrics.text, self._metrics.answering, gpu_used)
         status = StatusHandlers(monitor, Control(), self._keys.is_admin)
         batch = None
         if settings.batches is not None and settings.uploads is not None:
@@ -177,12 +183,6 @@ class Webui:
             )
             batch = BatchHandlers(self._batches, settings.model, tasks, settings.uploads)
         return build_app(session, Service(status, batch), settings)
-
-    async def _engine_metrics(self) -> bytes | None:
-        try:
-            return await self._relay.fetch_text("/metrics")
-        except ApiError:
-            return None
 
     async def drain(self) -> None:
         """Let go of the page's connections and take no more requests. Answers of the API may
@@ -214,6 +214,7 @@ class Webui:
         if self._cache:
             self._cache.close()
         await self._image_urls.close()
+        self._engine_metrics.close()
         self._engine.close()
         self._gateway.write_log()
 
@@ -221,8 +222,18 @@ class Webui:
 def engine_client(settings: Settings) -> EngineClient:
     """Of the engine that the settings name."""
     return EngineClient(
-        settings.upstream, connect_s=CONNECT_TIMEOUT_S, silence_s=settings.upstream_idle_s
+        settings.upstream,
+        connect_s=CONNECT_TIMEOUT_S,
+        silence_s=settings.upstream_idle_s,
+        authorization=authorization(settings),
     )
+
+
+def authorization(settings: Settings) -> str:
+    """The header that engines on other machines want; empty where there are none."""
+    if settings.engine_key_file is None:
+        return ""
+    return f"Bearer {settings.engine_key_file.read_text().strip()}"
 
 
 def _history(settings: Settings) -> History | None:

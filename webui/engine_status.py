@@ -116,8 +116,8 @@ class EngineProbe:
         healthy, names = await asyncio.gather(self._is_healthy(), self._names())
         if not healthy:
             return self.explanation()
-        if names is None:
-            return SILENT
+        if names is None:  # a router without an engine is well
+            return self.explanation()
         if self._model not in names:
             served = ", ".join(names)[:MAX_TEXT] or "nothing"
             message = f"the engine serves {served} and not {self._model}"

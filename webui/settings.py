@@ -51,6 +51,10 @@ class Settings:
     batch_folder: Path | None = None
     """Of the operator's, with pictures that all visitors may run batches over."""
     engine_state: Path | None = None
+    replicas: Path | None = None
+    """Where the upstream is a router: which engines it has."""
+    engine_key_file: Path | None = None
+    """With the key of engines on other machines."""
     address_file: Path | None = None
 
     @classmethod
@@ -95,5 +99,7 @@ class Settings:
             batches=path("WEBUI_BATCHES"),
             batch_folder=path("WEBUI_BATCH_FOLDER"),
             engine_state=path("WEBUI_ENGINE_STATE"),
+            replicas=path("WEBUI_REPLICAS"),
+            engine_key_file=path("WEBUI_ENGINE_KEY_FILE"),
             address_file=path("WEBUI_ADDRESS_FILE"),
         )

@@ -41,6 +41,7 @@ from webui.gateway.relay import (
     unless,
     until_gone,
 )
+from webui.gateway.sessions import HEADER as SESSION
 from webui.gateway.thinking import ALIASES
 from webui.gateway.translation import failure
 from webui.settings import Settings
@@ -197,6 +198,9 @@ class Gateway:
         if caller:
             exchange.key = caller.name
             caller.admit()
+        if self._settings.replicas is not None:
+            given = (value for name, value in scope["headers"] if name == SESSION)
+            exchange.session = next(given, b"")
         try:
             await self._handle(scope, receive, exchange, handler)
         finally:
@@ -267,8 +271,10 @@ class Gateway:
     async def _completions(self, body: bytes, exchange: Exchange) -> None:
         document = parsed(body)
         check_fields("/completions", document)
+        session = exchange.session_for(document)
         if not document.get("stream"):
-            async with await self._relay.open("POST", TEXT_PATH, encoded(document)) as response:
+            body = encoded(document)
+            async with await self._relay.open("POST", TEXT_PATH, body, session) as response:
                 answer = await self._relay.read_json(response)
             if is_lost(answer.get("error")):
                 raise engine_lost()
@@ -280,7 +286,7 @@ class Gateway:
         events = TextEvents(usage=bool(options.get("include_usage")))
         body = encoded(document)
         try:
-            error = await self._relay.forward(TEXT_PATH, body, exchange.send, events)
+            error = await self._relay.forward(TEXT_PATH, body, session, exchange.send, events)
             exchange.code = error.code if error else ""
         finally:
             exchange.count(events.used)

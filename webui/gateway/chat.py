@@ -78,6 +78,7 @@ class Chat:
             ApiError: the request is wrong, or the engine has no answer.
         """
         request = await self._prepared(document, size)
+        request.session = exchange.session_for(document)
         exchange.images = len(request.images)
         if self._cache is None or not cacheable(document):
             await self._ask(request, exchange, form)

@@ -49,29 +49,38 @@ class EngineClient:
         url: as ``http://127.0.0.1:8000``; a path in it comes before all others.
         connect_s: the longest that a connection may take.
         silence_s: the longest time without a byte of an answer.
+        authorization: the header that the server wants, or empty.
     """
 
-    def __init__(self, url: str, *, connect_s: float, silence_s: float) -> None:
+    def __init__(
+        self, url: str, *, connect_s: float, silence_s: float, authorization: str = ""
+    ) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._path = parts.path.rstrip("/")
-        self._host_header = f"host: {parts.netloc}\r\n"
+        own = f"authorization: {authorization}\r\n" if authorization else ""
+        self._own_headers = f"host: {parts.netloc}\r\n{own}accept: */*\r\n"
         self._connect_s = connect_s
         self._silence_s = silence_s
         self._idle: deque[_Connection] = deque()
         self._loop = asyncio.get_running_loop()
 
-    async def request(self, method: str, path: str, body: bytes | None = None) -> EngineAnswer:
+    async def request(
+        self, method: str, path: str, body: bytes | None = None, session: str = ""
+    ) -> EngineAnswer:
         """Send a request, and wait for the head of its answer. Cancelled, it breaks off.
+
+        Args:
+            session: tells a router which engine it belongs to.
 
         Raises:
             EngineRefusedError: no connection can be made.
             EngineGoneError: it was lost before the head came.
             TimeoutError: the head does not come.
         """
-        head = self._head(method, path, body)
+        head = self._head(method, path, body, session)
         if (connection := self._kept()) is not None:
             latest = self._loop.time() + STALE_S
             try:
@@ -86,12 +95,12 @@ class EngineClient:
         while self._idle:
             self._idle.popleft().abort()
 
-    def _head(self, method: str, path: str, body: bytes | None) -> bytes:
-        of_body = ""
+    def _head(self, method: str, path: str, body: bytes | None, session: str) -> bytes:
+        more = f"x-session-id: {session}\r\n" if session else ""
         if body is not None:
-            of_body = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            more += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         first = f"{method} {self._path}{path} HTTP/1.1\r\n"
-        return f"{first}{self._host_header}{of_body}accept: */*\r\n\r\n".encode()
+        return f"{first}{self._own_headers}{more}\r\n".encode()
 
     def _kept(self) -> _Connection | None:
         """The one that was used last, unless it was too long ago; the oldest one goes then."""

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.types import Message, Scope, Send
 
 from webui.gateway.errors import ApiError
+from webui.gateway.sessions import session_of
 
 JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")
@@ -58,6 +59,8 @@ class Exchange:
         """Of the error, if it is one."""
         self.padded = False
         """Whether white space is all that has gone out of the body."""
+        self.session: bytes | None = None
+        """The client's name for its conversation, or empty; None where nobody needs to know."""
         self.images = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.cache = ""
@@ -70,6 +73,12 @@ class Exchange:
     def seconds(self) -> float:
         """Since it began."""
         return time.perf_counter() - self._began
+
+    def session_for(self, document: dict[str, Any]) -> str:
+        """A name for the conversation that a request belongs to; empty where none is needed."""
+        if self.session is None:
+            return ""
+        return session_of(f"{self.key} {self.client}", self.session, document)
 
     def count(self, usage: Any) -> None:
         """Tokens, as the engine counts them."""

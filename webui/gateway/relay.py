@@ -41,6 +41,7 @@ END_OF_EVENT = b"\n\n"
 # What ends a stream before its end.
 BREAKS = (TimeoutError, EngineGoneError, ApiError, asyncio.CancelledError)
 
+PLAIN_TEXT = b"text/plain"
 EVENT_STREAM = b"text/event-stream"
 # What of an answer's headers belongs to the answer and not to the connection it came over.
 KEPT_HEADERS = (b"content-type", b"content-length")
@@ -159,8 +160,13 @@ class Relay:
         """
         self._stopped = True
 
-    async def open(self, method: str, path: str, body: bytes | None) -> EngineAnswer:
+    async def open(
+        self, method: str, path: str, body: bytes | None, session: str = ""
+    ) -> EngineAnswer:
         """Send a request and wait for the answer's headers.
+
+        Args:
+            session: the conversation, where there are several engines.
 
         Raises:
             ApiError: the engine is not there, or left without an answer; or nothing is asked
@@ -171,13 +177,18 @@ class Relay:
         if method == "POST" and (error := self._unfit()) is not None:
             raise error
         try:
-            return await self._engine.request(method, path, body)
+            response = await self._engine.request(method, path, body, session)
         except EngineRefusedError:
             raise self._unavailable() from None
         except TimeoutError:
             raise engine_stalled() from None
         except EngineGoneError:
             raise engine_lost() from None
+        if response.status >= 500 and response.content_type == PLAIN_TEXT:
+            # Not an engine's word, which would be JSON, but the router's, which has found none.
+            response.release()
+            raise self._unavailable() if response.status == 503 else engine_lost()
+        return response
 
     async def fetch_json(self, path: str) -> dict[str, Any]:
         """An object that the engine answers with.
@@ -220,9 +231,11 @@ class Relay:
             raise engine_lost()
         return document
 
-    async def forward(self, path: str, body: bytes, send: Send, events: Events) -> ApiError | None:
+    async def forward(
+        self, path: str, body: bytes, session: str, send: Send, events: Events
+    ) -> ApiError | None:
         """Relay one exchange, of a stream its ``events``; why it broke off, if it did."""
-        response = await self.open("POST", path, body)
+        response = await self.open("POST", path, body, session)
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
         async with response:

@@ -39,6 +39,8 @@ class ChatRequest:
     """Whether the client of a stream wants to know what was used."""
     thoughts: bool
     """Whether the client wants to see them."""
+    session: str = ""
+    """The conversation, where there are several engines."""
 
     @property
     def limit(self) -> int | None:
@@ -101,14 +103,15 @@ class WholeAnswers:
         Raises:
             ApiError: the engine is not there.
         """
-        response = await self._relay.open("POST", ENGINE_PATH, encoded(request.document))
+        session = request.session
+        response = await self._relay.open("POST", ENGINE_PATH, encoded(request.document), session)
         if response.status in {400, 500}:
             error = (await self._relay.read_json(response)).get("error")
             if is_lost(error):
                 raise engine_lost()
             if NO_BUDGETS in str(error):
                 plain = encoded(without_budget(request.document))
-                return await self._relay.open("POST", ENGINE_PATH, plain)
+                return await self._relay.open("POST", ENGINE_PATH, plain, session)
         return response
 
     async def complete(self, request: ChatRequest, answer: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_every_mistake_of_a_file_is_reported_at_once() -> None:
         "line 8: engine.options: 'host' is set by the launcher: " + OWNED_ENGINE_OPTIONS["host"],
         "line 11: webui.prot: unknown key; did you mean port?",
         "line 13: logs.backups: write a whole number, not True",
-        "line 14: extra: unknown key; known: model, engine, webui, service, logs",
+        "line 14: extra: unknown key; known: model, engine, webui, cluster, service, logs",
     ]
 
 
@@ -386,7 +386,7 @@ def test_a_configuration_error_exits_with_2() -> None:
             [
                 f"line 1: model: {ONE_SOURCE}",
                 f"line 1: the file: {SAME_PORTS}",
-                "line 4: extra: unknown key; known: model, engine, webui, service, logs",
+                "line 4: extra: unknown key; known: model, engine, webui, cluster, service, logs",
             ],
         ),
     ],

@@ -726,14 +726,20 @@ def test_the_status_holds_states_cause_and_how_runs_ended(monkeypatch: pytest.Mo
         state = {"phase": "failed", "message": "no", "evidence": "10.0.0.9", "cause": cause}
         paths.engine_state.write_text(json.dumps(state))
         crashes = {"count": 2, "code": "disk", "what": "full", "fix": "free some"}
-        paths.engine_crashes.write_text(json.dumps(crashes))
+        paths.crashes_of("vllm").write_text(json.dumps(crashes))
         paths.log_of("supervisord").write_text("x exited: vllm (exit status 70)\nx noise\n")
         report = bundle(paths, ENVIRON, NOW)
         active = paths.active_config.read_text()
     document = json.loads(text_of(report, "status.json"))
     assert document["config"] == active
     assert document["programs"] == [
-        {"name": "vllm", "state": "RUNNING", "pid": 12, "description": "pid 12, uptime 0:01:00"}
+        {
+            "name": "vllm",
+            "state": "RUNNING",
+            "pid": 12,
+            "description": "pid 12, uptime 0:01:00",
+            "group": "",
+        }
     ]
     assert (document["ready"], document["engine"]["phase"]) == (False, "failed")
     assert document["cause"] == cause
@@ -761,7 +767,7 @@ def test_the_last_crash_is_the_cause_where_the_engine_names_none() -> None:
     """It was killed, say, and its file is gone."""
     with installation(deployment()) as paths:
         crashes = {"count": 1, "code": "killed", "what": "was killed", "fix": "dmesg"}
-        paths.engine_crashes.write_text(json.dumps(crashes))
+        paths.crashes_of("vllm").write_text(json.dumps(crashes))
         status = json.loads(text_of(bundle(paths, ENVIRON, NOW), "status.json"))
     assert (status["cause"]["code"], status["cause"]["fix"]) == ("killed", "dmesg")
 
@@ -772,7 +778,7 @@ def test_the_last_crash_is_the_cause_where_the_engine_names_none() -> None:
 def test_torn_states_stop_nothing(content: bytes) -> None:
     """Whatever is in the files of the running service."""
     with installation(deployment()) as paths:
-        for file in (paths.engine_state, paths.engine_crashes, paths.webui_address, paths.keys):
+        for file in (paths.engine_state, paths.crashes_of("vllm"), paths.webui_address, paths.keys):
             file.write_bytes(content)
         report = bundle(paths, ENVIRON, NOW)
     assert json.loads(text_of(report, "status.json"))["ready"] is False

@@ -106,7 +106,7 @@ class Observer:
     def __init__(self, port: int) -> None:
         self.clock = FakeClock()
         self.stopped = False
-        self.watch = Watch(port, MODEL, lambda: self.stopped, self.clock)
+        self.watch = Watch(("127.0.0.1", port), MODEL, lambda: self.stopped, self.clock)
 
     def look(self, seconds: float = 0.0, *, settle: bool = True) -> float:
         """Let a second pass so many times; what the last look said.
@@ -430,7 +430,7 @@ def test_only_status_200_is_well(answer: bytes | None, expected: bool) -> None:
 def test_a_question_to_a_closed_port_is_refused() -> None:
     """That is how a loading engine answers."""
     with pytest.raises(OSError, match="refused"):
-        Question(free_port(), "/health")
+        Question(("127.0.0.1", free_port()), "/health")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from launcher.config import (
     DeployConfig,
 )
 from launcher.engine_preparation import Settings
+from launcher.layout import replicas_of
 from launcher.leftovers import TAG, tag_of
 from launcher.paths import ROOT, Paths
 from launcher.programs import (
@@ -28,6 +29,7 @@ from launcher.programs import (
     GPU_SHARE,
     NO_MEDIA_DOMAIN,
     WEBUI,
+    Process,
     Program,
     checkpoint_stamp,
     engine_arguments,
@@ -52,9 +54,14 @@ def programs_of(**sections: Any) -> dict[str, Program]:
     return {p.name: p for p in programs_for(config_of(**sections), YAML, PATHS)}
 
 
+def engine_of(config: DeployConfig, paths: Paths = PATHS) -> Process:
+    [replica] = replicas_of(config)
+    return engine_process(config, YAML, paths, replica)
+
+
 def engine_argv(**sections: Any) -> tuple[str, ...]:
     """What is executed as the engine's parent, after the interpreter and its module."""
-    process = engine_process(config_of(**sections), YAML, PATHS)
+    process = engine_of(config_of(**sections))
     assert (sys.executable, "-P", "-m", "launcher.engine") == process.argv[:4]
     return process.argv[4:]
 
@@ -166,8 +173,8 @@ def test_the_engines_parent_is_told_its_files_and_times() -> None:
     """It reads back what the YAML says; the stop has a margin over vLLM's."""
     expected = Settings(
         state=str(PATHS.engine_state),
-        crashes=str(PATHS.engine_crashes),
-        lock=str(PATHS.engine_lock),
+        crashes=str(PATHS.crashes_of("vllm")),
+        lock=str(PATHS.lock_of("vllm")),
         webui=str(PATHS.webui_address),
         port=8123,
         model="first",
@@ -218,7 +225,7 @@ def test_the_parent_knows_how_much_of_which_cards_vllm_will_take(
 
 def test_each_program_carries_the_tag_of_its_installation() -> None:
     """What outlives it is known by that, and vLLM's processes do not write over it."""
-    engine = engine_process(config_of(), YAML, PATHS).env
+    engine = engine_of(config_of()).env
     webui = webui_process(config_of(), YAML, PATHS, "127.0.0.1", 7860).env
     assert engine[TAG] == tag_of(PATHS.run, ENGINE)
     assert webui[TAG] == tag_of(PATHS.run, WEBUI)
@@ -229,7 +236,7 @@ def test_each_program_carries_the_tag_of_its_installation() -> None:
 def test_the_tag_is_no_setting() -> None:
     """Another run folder is another installation, whatever the YAML says."""
     elsewhere = Paths(PATHS.etc, Path("/srv/other/run"))
-    env = engine_process(config_of(), YAML, elsewhere).env
+    env = engine_of(config_of(), elsewhere).env
     assert env[TAG] == tag_of(elsewhere.run, ENGINE) != tag_of(PATHS.run, ENGINE)
 
 
@@ -264,22 +271,22 @@ def test_the_options_of_the_yaml_come_last() -> None:
 
 def test_a_local_checkpoint_needs_no_network() -> None:
     """Only a model from the hub may ask the hub."""
-    local = engine_process(config_of(), YAML, PATHS).env
-    hub = engine_process(config_of(model={"hub_id": "a/b"}), YAML, PATHS).env
+    local = engine_of(config_of()).env
+    hub = engine_of(config_of(model={"hub_id": "a/b"})).env
     assert (local.get("HF_HUB_OFFLINE"), hub.get("HF_HUB_OFFLINE")) == ("1", None)
 
 
 def test_the_environment_of_the_yaml_wins() -> None:
     """A person can change what the launcher sets by itself."""
     environment = {"HF_HUB_OFFLINE": "0", "MINE": "x"}
-    env = engine_process(config_of(engine={"environment": environment}), YAML, PATHS).env
+    env = engine_of(config_of(engine={"environment": environment})).env
     assert environment == {name: env[name] for name in environment}
 
 
 @pytest.mark.parametrize("name", ["VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"])
 def test_vllm_reports_nothing_home(name: str) -> None:
     """Usage statistics are off unless somebody turns them on."""
-    assert engine_process(config_of(), YAML, PATHS).env[name] == "1"
+    assert engine_of(config_of()).env[name] == "1"
 
 
 def test_the_webui_reads_back_what_it_is_told() -> None:

@@ -66,14 +66,14 @@ def write_engine(paths: Paths, **state: Any) -> None:
 def test_a_state_is_read_while_its_writer_lives(paths: Paths) -> None:
     """All of the engine's words arrive."""
     write_engine(paths, evidence="e")
-    assert EngineState("loading", "m", "e", BEGAN) == read_engine_state(paths)
+    assert EngineState("loading", "m", "e", BEGAN) == read_engine_state(paths.engine_state)
 
 
 @pytest.mark.parametrize(("phase", "expected"), [("ready", True), ("loading", False)])
 def test_only_the_ready_phase_is_ready(phase: str, expected: bool, paths: Paths) -> None:
     """Loading is not ready."""
     write_engine(paths, phase=phase)
-    state = read_engine_state(paths)
+    state = read_engine_state(paths.engine_state)
     assert state is not None
     assert expected == state.is_ready
 
@@ -84,14 +84,14 @@ def test_a_state_whose_writer_was_killed_is_not_believed(
 ) -> None:
     """A killed engine leaves "ready" behind; nobody serves."""
     write_engine(paths, phase=phase, pid=ended_pid)
-    assert read_engine_state(paths) is None
+    assert read_engine_state(paths.engine_state) is None
 
 
 @pytest.mark.parametrize("phase", ["failed", "stopped"])
 def test_last_words_outlive_their_writer(phase: str, ended_pid: int, paths: Paths) -> None:
     """Why an engine ended is told after it has ended."""
     write_engine(paths, phase=phase, pid=ended_pid)
-    state = read_engine_state(paths)
+    state = read_engine_state(paths.engine_state)
     assert state is not None
     assert phase == state.phase
 
@@ -102,7 +102,7 @@ def test_a_missing_or_broken_state_is_none(content: str | None, paths: Paths) ->
     for path in (paths.engine_state, paths.webui_address):
         if content is not None:
             path.write_text(content)
-    assert read_engine_state(paths) is None
+    assert read_engine_state(paths.engine_state) is None
     assert read_webui_address(paths) is None
 
 

@@ -1,0 +1,186 @@
+"""Several engines behind the real router, under a real supervisord; the engines are stand-ins."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+from deployments import Deployment, get, own_processes, states, status
+from support import free_ports, wait_for
+
+REPLICAS = 2
+
+
+@pytest.fixture
+def cluster(deployment: Deployment) -> Deployment:
+    """Two engines and a router; each word of an answer takes a moment."""
+    deployment.engine_port = free_ports(REPLICAS + 2)
+    script = json.dumps({"delay_s": 0.02})
+    deployment.edit(
+        "engine",
+        port=deployment.engine_port,
+        replicas=REPLICAS,
+        environment={"FAKE_VLLM": script},
+        stop_timeout_s=10,
+    )
+    result = deployment.up()
+    assert result.returncode == 0, result.stdout + result.stderr
+    wait_for(lambda: routed(deployment) == {"vllm-0", "vllm-1"}, 20, "both get requests")
+    return deployment
+
+
+def routed(deployment: Deployment) -> set[str]:
+    document = json.loads((deployment.home / "run" / "replicas.json").read_text())
+    return {row["name"] for row in document["replicas"] if row["phase"] == "ready"}
+
+
+def ask(deployment: Deployment, text: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    """Status and body of a chat answer; a conversation is told by its text."""
+    connection = http.client.HTTPConnection("127.0.0.1", deployment.webui_port, timeout=60)
+    body = {"model": "one", "messages": [{"role": "user", "content": text}], **more}
+    headers = {"content-type": "application/json"}
+    try:
+        connection.request("POST", "/api/v1/chat/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def seen(deployment: Deployment, index: int) -> list[dict[str, Any]]:
+    """What an engine was asked."""
+    found = get(f"http://127.0.0.1:{deployment.engine_port + 1 + index}/fake/seen")[2]
+    return [one for one in found if one["path"] == "/v1/chat/completions"]
+
+
+def engine_of(deployment: Deployment, name: str) -> psutil.Process:
+    """A stand-in itself, below its parent."""
+    [child] = psutil.Process(status(deployment)["programs"][name]["pid"]).children()
+    return child
+
+
+def test_programs_are_those_of_the_yaml_and_stop_together(cluster: Deployment) -> None:
+    """supervisord has the engines in a group, so that none waits for another to stop."""
+    wait_for(lambda: set(states(cluster).values()) == {"RUNNING"}, 20, "all run")
+    assert {"router", "vllm:vllm-0", "vllm:vllm-1", "webui"} == states(cluster).keys()
+    assert cluster.launch("down").returncode == 0
+    assert own_processes(cluster) == []
+
+
+def test_a_conversation_stays_where_it_began(cluster: Deployment) -> None:
+    """Its pictures and its beginning are kept there, and nowhere else."""
+    texts = [f"talk {number}" for number in range(12)]
+    for text in texts * 3:
+        assert ask(cluster, text)[0] == 200
+    asked = [
+        {one["body"]["messages"][0]["content"] for one in seen(cluster, index)} for index in (0, 1)
+    ]
+    assert set(texts) == asked[0] | asked[1]
+    assert set() == asked[0] & asked[1]
+    assert min(map(len, asked)) >= 3, "they are spread"
+
+
+def test_the_figures_of_each_engine_have_its_name(cluster: Deployment) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", cluster.webui_port, timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    for name in ("vllm-0", "vllm-1"):
+        assert f'vllm:num_requests_running{{replica="{name}",engine="0"}} 0' in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_whole_answer_is_lost_with_an_engine(
+    cluster: Deployment, number: signal.Signals
+) -> None:
+    """Killed under load it is taken out, and used again once it is back."""
+    over = threading.Event()
+
+    def talk(speaker: int) -> list[int]:
+        found, turn = [], 0
+        while not over.is_set():
+            found.append(ask(cluster, f"talk {speaker} {turn}")[0])
+            turn += 1
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        talks = [pool.submit(talk, speaker) for speaker in range(8)]
+        try:
+            wait_for(lambda: len(seen(cluster, 1)) > 20, 20, "both are asked")
+            victim = engine_of(cluster, "vllm-0")
+            victim.send_signal(number)
+            wait_for(lambda: routed(cluster) == {"vllm-1"}, 10, "it gets no more requests")
+            wait_for(lambda: routed(cluster) == {"vllm-0", "vllm-1"}, 30, "it is back")
+            wait_for(lambda: len(seen(cluster, 0)) > 5, 20, "it is asked again")
+        finally:
+            over.set()
+        statuses = [one for future in talks for one in future.result()]
+    assert {200} == set(statuses), {code: statuses.count(code) for code in set(statuses)}
+
+
+def test_a_stream_that_loses_its_engine_ends_with_an_error(cluster: Deployment) -> None:
+    slow = json.dumps({"delay_s": 0.1, "words": 600})
+    cluster.edit("engine", environment={"FAKE_VLLM": slow})
+    assert cluster.up().returncode == 0
+    wait_for(lambda: routed(cluster) == {"vllm-0", "vllm-1"}, 20, "both get requests")
+    connection = http.client.HTTPConnection("127.0.0.1", cluster.webui_port, timeout=60)
+    messages = [{"role": "user", "content": "long"}]
+    body = json.dumps({"model": "one", "stream": True, "messages": messages})
+    connection.request(
+        "POST", "/api/v1/chat/completions", body, {"content-type": "application/json"}
+    )
+    answer = connection.getresponse()
+    assert answer.readline().startswith(b"data: ")
+    index = 0 if seen(cluster, 0) else 1
+    engine_of(cluster, f"vllm-{index}").kill()
+    events = [line for line in answer.read().split(b"\n\n") if line.startswith(b"data: ")]
+    assert events[-1].strip() == b"data: [DONE]"
+    error = json.loads(events[-2].removeprefix(b"data: "))["error"]
+    assert error["code"] == "engine_restarted"
+
+
+def test_without_an_engine_it_says_so(cluster: Deployment) -> None:
+    """The router is well then, and answers in its own words, which nobody is shown."""
+    for name in ("vllm-0", "vllm-1"):
+        cluster.ctl("stop", f"vllm:{name}")
+    wait_for(lambda: not routed(cluster), 10, "none gets requests")
+    code, document = ask(cluster, "anyone?")
+    assert (code, document["error"]["code"]) == (503, "engine_unavailable")
+    assert "vllm-" not in json.dumps(document["error"]["code"])
+    assert get(f"{cluster.url}/readyz")[0] == 503
+    assert "http://127.0.0.1" not in json.dumps(document)
+
+
+def test_a_router_that_is_killed_comes_back_and_knows_the_engines(cluster: Deployment) -> None:
+    parent = psutil.Process(status(cluster)["programs"]["router"]["pid"])
+    parent.kill()
+    wait_for(lambda: parent.pid != status(cluster)["programs"]["router"]["pid"], 20, "a new one")
+
+    def answers() -> bool:
+        try:
+            return ask(cluster, "hello")[0] == 200
+        except OSError:
+            return False
+
+    wait_for(answers, 30, "it answers again")
+    wait_for(lambda: routed(cluster) == {"vllm-0", "vllm-1"}, 20, "both get requests")
+
+
+def test_an_engine_that_hangs_gets_no_requests(cluster: Deployment) -> None:
+    engine = engine_of(cluster, "vllm-0")
+    os.kill(engine.pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: routed(cluster) == {"vllm-1"}, 20, "it is taken out")
+        began = time.monotonic()
+        assert ask(cluster, "something new")[0] == 200
+        assert time.monotonic() - began < 5
+    finally:
+        os.kill(engine.pid, signal.SIGCONT)
+    wait_for(lambda: routed(cluster) == {"vllm-0", "vllm-1"}, 20, "it is back")
