@@ -31,8 +31,10 @@ from launcher.planning import (
 from launcher.profiles import DEMO, GPU, PROFILES
 from launcher.programs import EVERY, WEBUI, programs_for
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
+from launcher.rolling import restart_rolling
 from launcher.sample import sample_yaml
 from launcher.selection import select_config
+from launcher.status import status
 from launcher.supervisord import Supervisord
 from launcher.terminal import say
 
@@ -50,10 +52,14 @@ def _down(_arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    return lifecycle.status(as_json=arguments.json)
+    return status(as_json=arguments.json)
 
 
 def _restart(arguments: argparse.Namespace) -> int:
+    if arguments.rolling:
+        return restart_rolling()
+    if arguments.name is None:
+        raise ConfigError("restart what? vllm, webui, router or vllm-0, or all engines --rolling")
     return lifecycle.restart(arguments.name)
 
 
@@ -267,10 +273,15 @@ def build_parser() -> argparse.ArgumentParser:
     up.add_argument("--node", metavar="NAME", help="which machine of cluster.nodes this is")
     up.add_argument("--detach", action="store_true", help="do not wait until it is ready")
     add("down", _down, "stop everything")
-    status = add("status", _status, "show what runs; exit code 0 when it is ready")
-    status.add_argument("--json", action="store_true", help="for programs")
+    shown = add("status", _status, "show what runs; exit code 0 when it is ready")
+    shown.add_argument("--json", action="store_true", help="for programs")
     restart = add("restart", _restart, "restart one program and wait until it answers")
-    restart.add_argument("name", choices=EVERY, metavar="{vllm,webui,router,vllm-0,...}")
+    restart.add_argument(
+        "name", nargs="?", choices=EVERY, metavar="{vllm,webui,router,vllm-0,...}", help="which one"
+    )
+    restart.add_argument(
+        "--rolling", action="store_true", help="all engines, one after the other, none missed"
+    )
     logs = add("logs", _logs, "show the end of a log")
     logs.add_argument("name", metavar="{vllm,webui,supervisord}", help="which one")
     logs.add_argument("-f", "--follow", action="store_true", help="and what is added to it")

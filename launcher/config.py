@@ -52,6 +52,8 @@ WEBUI_STOP_MARGIN_S = 3
 ENGINE_STOP_MARGIN_S = 2
 # Of the router, which stops between the two.
 ROUTER_STOP_S = 5
+# Of what answers for a machine of a cluster, which stops last.
+NODE_STOP_S = 5
 
 Thoughtful = Literal["low", "auto", "high"]
 THINKING_TOKENS: Mapping[Thoughtful, int] = {"low": 512, "auto": 4096, "high": 16384}
@@ -379,7 +381,7 @@ class ClusterConfig(_Section):
 
     nodes: list[NodeConfig] = Field(
         default=[],
-        max_length=1000,
+        max_length=250,
         description="Machines, as {name: gpu1, address: 10.0.0.2, replicas: 2}; the first is the"
         " head: it runs page, API and router, and needs no card with replicas: 0.",
     )
@@ -481,10 +483,11 @@ class DeployConfig(_Section):
     def _stops_before_it_is_killed(self) -> Self:
         """First the WebUI stops, then the engine, and then whatever is outside may kill."""
         limit = self.service.stop_limit_s
-        router = ROUTER_STOP_S if self.has_router else 0
-        longest = self.webui.stop_wait_s + router + self.engine.stop_wait_s
+        others = ROUTER_STOP_S if self.has_router else 0
+        others += NODE_STOP_S if self.cluster.nodes else 0
+        longest = self.webui.stop_wait_s + self.engine.stop_wait_s + others
         if limit is not None and longest > limit:
-            between = f" then {router} for the router," if router else ""
+            between = f" then {others} for the router and its like," if others else ""
             raise ValueError(
                 f"a stop may take {longest:g} s, more than service.stop_limit_s ({limit:g}):"
                 f" webui.stop_timeout_s and {WEBUI_STOP_MARGIN_S} more,{between} then"

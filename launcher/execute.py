@@ -19,10 +19,12 @@ from launcher.lifecycle import check_folders
 from launcher.nodes import node_here
 from launcher.paths import Paths
 from launcher.programs import (
+    NODE,
     ROUTER,
     WEBUI,
     Process,
     engine_process,
+    node_process,
     router_process,
     webui_process,
     workers_of,
@@ -56,7 +58,7 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
     if name == WEBUI:
         _become(_webui(paths, config, host, port))
     try:
-        process = _router(paths, config) if name == ROUTER else _engine(name, paths, config)
+        process = _process(name, paths, config)
     except LauncherError as error:
         # Otherwise the page and `status` would go on telling what an earlier engine did. The
         # reason may hold paths, so it is for this machine's own commands only.
@@ -66,6 +68,23 @@ def exec_program(name: str, *, config: str | None, host: str | None, port: int |
             StateFile(file).fail(Cause(OPTIONS, words, evidence=str(error)))
         raise
     _become(process)
+
+
+def _process(name: str, paths: Paths, config: str | None) -> Process:
+    if name == ROUTER:
+        return _router(paths, config)
+    return _node(paths, config) if name == NODE else _engine(name, paths, config)
+
+
+def _node(paths: Paths, config: str | None) -> Process:
+    selected = select_config(config, paths)
+    settings = load_config(selected.path)
+    name = node_here(settings, paths)
+    if (node := settings.cluster.node(name)) is None:
+        raise CannotStartError(f"{NODE}: cluster.nodes lists no machines")
+    if (problem := listen_problem(node.address, settings.engine.port)) is not None:
+        raise CannotStartError(f"{NODE}: {name}: {problem}")
+    return node_process(settings, selected.path, paths, node)
 
 
 def _engine(name: str, paths: Paths, config: str | None) -> Process:
@@ -90,7 +109,7 @@ def _router(paths: Paths, config: str | None) -> Process:
     settings, _ = settled(load_config(selected.path), selected.path, paths)
     if (problem := listen_problem(LOOPBACK, settings.engine.port)) is not None:
         raise CannotStartError(f"{ROUTER}: engine.port: {problem}")
-    return router_process(settings, paths)
+    return router_process(settings, selected.path, paths)
 
 
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:

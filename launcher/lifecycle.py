@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import distributions
 from pathlib import Path
 
 from launcher.checkpoint import problems_of
+from launcher.cluster import check_others, ensure_key
 from launcher.config import DeployConfig, load_config
 from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
@@ -25,7 +24,6 @@ from launcher.paths import Paths
 from launcher.planning import cards_of
 from launcher.programs import (
     EVERY,
-    ROUTER,
     WEBUI,
     batch_folder,
     listens_on,
@@ -33,10 +31,11 @@ from launcher.programs import (
     programs_for,
     workers_of,
 )
-from launcher.readiness import Address, StartWatch, read_engine_state, read_webui_address
+from launcher.readiness import Address, StartWatch, read_engine_state
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
 from launcher.selection import active_config, select_config
-from launcher.supervisord import RUNNING, STARTING, ProgramState, Supervisord
+from launcher.status import is_alive
+from launcher.supervisord import Supervisord
 from launcher.terminal import ProgressLine, say, warn
 
 WEBUI_START_S = 60.0
@@ -159,10 +158,6 @@ def _forget_crashes(paths: Paths) -> None:
         paths.crashes_of(name).unlink(missing_ok=True)
 
 
-def _is_alive(program: ProgramState) -> bool:
-    return program.state in {RUNNING, STARTING}
-
-
 def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
     """Bring every program up, with the traces of an earlier failure removed."""
     _forget_crashes(paths)
@@ -179,7 +174,7 @@ def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -
         return
     supervisord.update()
     for program in supervisord.states():
-        if not _is_alive(program):
+        if not is_alive(program):
             supervisord.start(program.name)
 
 
@@ -251,6 +246,9 @@ def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
     here = node_here(config, paths, node)
     check_cards(config, here)
     check_ports(config, paths, here)
+    if here:
+        ensure_key(config, selection.path, here)
+        check_others(config, selection.path, here)
     if has_head(config, here):
         check_keys(config, paths)
     _warn_of_idle_gpu()
@@ -260,23 +258,41 @@ def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
     if detach:
         say("Started; `launch status` tells when it is ready.")
         return 0
-    return _wait(supervisord, paths, config, began)
+    return _wait(supervisord, paths, config, here, began)
 
 
-def _wait(supervisord: Supervisord, paths: Paths, config: DeployConfig, began: float) -> int:
+def _wait(
+    supervisord: Supervisord, paths: Paths, config: DeployConfig, node: str, began: float
+) -> int:
     watch = StartWatch(supervisord, paths, began, ProgressLine())
     try:
         # The engine's parent keeps the limit, and its verdict says more than ours would.
-        address = watch.wait(config.engine.start_timeout_s + WEBUI_START_S)
+        limit = config.engine.start_timeout_s + WEBUI_START_S
+        if not has_head(config, node):
+            watch.wait_for_engines([r.name for r in replicas_on(config, node)], limit)
+            say(f"Ready after {time.time() - began:.0f} s: {node}, a part of the cluster.")
+            return 0
+        if not replicas_on(config, node):
+            _announce(config, watch.wait_for_webui(WEBUI_START_S))
+            say("The engines run on other machines; `launch status` shows how they do.")
+            return 0
+        address = watch.wait(limit)
     except KeyboardInterrupt:
         say("Still starting in the background: `launch status` shows it, `launch down` ends it.")
         return 130
-    _announce(config, address, time.time() - began)
+    say(f"Ready after {time.time() - began:.0f} s: {config.model.names[0]}{_count(paths)}")
+    _announce(config, address)
     return 0
 
 
-def _announce(config: DeployConfig, address: Address, seconds: float) -> None:
-    say(f"Ready after {seconds:.0f} s: {config.model.names[0]}")
+def _count(paths: Paths) -> str:
+    """Of several engines, as long as not all are ready."""
+    engine = read_engine_state(paths.engine_state)
+    _, colon, count = engine.message.partition(": ") if engine else ("", "", "")
+    return f" ({count}; `launch status` shows the others)" if colon else ""
+
+
+def _announce(config: DeployConfig, address: Address) -> None:
     if config.model.notice:
         say(f"  {config.model.notice}")
     say(f"  Page:       {address.url}")
@@ -323,53 +339,10 @@ def restart(name: str) -> int:
     _forget_crashes(paths)
     supervisord.start(name)
     if name != WEBUI:
-        return _wait(supervisord, paths, config, began)
+        return _wait(supervisord, paths, config, node_here(config, paths), began)
     address = StartWatch(supervisord, paths, began, ProgressLine()).wait_for_webui(WEBUI_START_S)
     say(f"{WEBUI} answers at {address.url}")
     return 0
-
-
-def _status_words(program: ProgramState, paths: Paths) -> str:
-    state = paths.state_of(program.name) if program.is_engine else paths.engine_state
-    wanted = program.is_engine or program.name == ROUTER
-    if wanted and (engine := read_engine_state(state)) is not None:
-        return f"{engine.message}: {engine.evidence}" if engine.evidence else engine.message
-    if program.name == WEBUI and _is_alive(program):
-        address = read_webui_address(paths)
-        return f"{address.url}  (API: {address.url}/api/v1)" if address else "starting"
-    return program.description
-
-
-def status(*, as_json: bool) -> int:
-    """Show each program; 0 if all run and the engine is ready, else 1."""
-    paths = Paths.from_environ()
-    supervisord = Supervisord(paths)
-    programs = supervisord.states() if supervisord.is_running() else []
-    engine = read_engine_state(paths.engine_state) if programs else None
-    ready = bool(engine and engine.is_ready) and all(p.state == RUNNING for p in programs)
-    rows = [
-        {"name": p.name, "state": p.state, "pid": p.pid, "message": _status_words(p, paths)}
-        for p in programs
-    ]
-    if as_json:
-        active = active_config(paths)
-        document = {
-            "ready": ready,
-            "config": str(active) if active else None,
-            "engine": asdict(engine) if engine else None,
-            "programs": rows,
-        }
-        say(json.dumps(document, ensure_ascii=False))
-    elif not rows and supervisord.is_stopped():
-        say("supervisord has been stopped (SIGSTOP); `launch up` lets it run on.")
-    elif not rows and supervisord.stopping():
-        say("Stopping.")
-    elif not rows:
-        say("Nothing is running; `launch up` starts it.")
-    for row in rows if not as_json else []:
-        pid = f"process {row['pid']}" if row["pid"] else ""
-        say(f"{row['name']:6} {row['state']:9} {pid:16} {row['message']}")
-    return 0 if ready else 1
 
 
 def logs(name: str, *, follow: bool, lines: int) -> int:

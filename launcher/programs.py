@@ -11,19 +11,22 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
+from launcher.cluster_guard import KEY_FILE, RequireKey
 from launcher.config import (
     ENGINE_STOP_MARGIN_S,
     MAX_REPLICAS,
+    NODE_STOP_S,
     ROUTER_STOP_S,
     THINKING_TOKENS,
     DeployConfig,
+    NodeConfig,
 )
 from launcher.engine_preparation import Settings
 from launcher.layout import (
@@ -34,19 +37,22 @@ from launcher.layout import (
     replicas_on,
 )
 from launcher.leftovers import TAG, tag_of
+from launcher.node_settings import AgentSettings, Versions
 from launcher.paths import ROOT, Paths
 from launcher.router_settings import RouterSettings
 
 WEBUI = "webui"
 ROUTER = "router"
+NODE = "node"
 # Each that there may be on a machine, whatever the YAML says now.
 ENGINES = (ENGINE, *(f"{ENGINE}-{index}" for index in range(MAX_REPLICAS)))
-EVERY = (*ENGINES, ROUTER, WEBUI)
+EVERY = (*ENGINES, NODE, ROUTER, WEBUI)
 
 START_SCRIPT = ROOT / "start-webui-service.sh"
 
 # An allow-list no host matches: an empty one would allow every host.
 NO_MEDIA_DOMAIN = "media.invalid"
+GUARD = f"{RequireKey.__module__}.{RequireKey.__name__}"
 
 # vLLM's own default of --gpu-memory-utilization.
 GPU_SHARE = 0.92
@@ -115,6 +121,11 @@ def batch_folder(config: DeployConfig, config_path: Path) -> str:
     return str((config_path.parent / Path(given).expanduser()).resolve()) if given else ""
 
 
+def cluster_key_file(config: DeployConfig, config_path: Path) -> Path:
+    """Relative to the YAML."""
+    return (config_path.parent / Path(config.cluster.key_file).expanduser()).resolve()
+
+
 def engine_process(
     config: DeployConfig, config_path: Path, paths: Paths, replica: Replica
 ) -> Process:
@@ -130,6 +141,7 @@ def engine_process(
         *("--served-model-name", *config.model.names),
         *("--host", replica.host, "--port", str(replica.port)),
         *("--allowed-media-domains", NO_MEDIA_DOMAIN),
+        *(("--middleware", GUARD) if replica.node else ()),
         *("--shutdown-timeout", str(round(engine.stop_timeout_s))),
         # Asked every few seconds by the engine's parent and by whoever watches /readyz.
         *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
@@ -140,6 +152,8 @@ def engine_process(
     env |= {TAG: tag_of(paths.run, replica.name), "SPT_NOENV": "1"}
     # Cards in the order in which the driver counts them: ours, where we look at their memory.
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if replica.node:
+        env[KEY_FILE] = str(cluster_key_file(config, config_path))
     if config.model.folder is not None:
         env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
     return Process(tuple(argv), env | engine.environment)
@@ -184,6 +198,8 @@ def listens_on(config: DeployConfig, node: str) -> list[tuple[str, str, int]]:
     """What needs a port: its key in the YAML, the host, and the port. Without the page's where a
     ``--port`` in the start script wins over the YAML; `exec` looks at that one."""
     found = [("engine.port", replica.host, replica.port) for replica in replicas_on(config, node)]
+    if (machine := config.cluster.node(node)) is not None:
+        found.insert(0, ("engine.port", machine.address, config.engine.port))
     if has_head(config, node):
         if config.has_router:
             router = (config.engine.port, config.last_port)
@@ -193,14 +209,30 @@ def listens_on(config: DeployConfig, node: str) -> list[tuple[str, str, int]]:
     return found
 
 
-def router_process(config: DeployConfig, paths: Paths) -> Process:
+def router_process(config: DeployConfig, config_path: Path, paths: Paths) -> Process:
     """The router's parent, which tells it the engines that are well (:mod:`launcher.router`)."""
-    settings = RouterSettings.of(config, paths)
+    settings = RouterSettings.of(config, cluster_key_file(config, config_path), paths)
     argv = (sys.executable, "-P", "-m", "launcher.router", settings.as_argument())
     env = {TAG: tag_of(paths.run, ROUTER), "PYTHONUNBUFFERED": "1"}
     # It names itself and writes a line for each new conversation otherwise.
     env |= {"SPT_NOENV": "1", "RUST_LOG": "warn"}
     return Process(argv, env)
+
+
+def node_process(
+    config: DeployConfig, config_path: Path, paths: Paths, node: NodeConfig
+) -> Process:
+    """What answers for a machine of a cluster (:mod:`launcher.node_agent`)."""
+    settings = AgentSettings(
+        node=node.name,
+        host=node.address,
+        port=config.engine.port,
+        key_file=str(cluster_key_file(config, config_path)),
+        versions=asdict(Versions.here(config)),
+        states={r.name: str(paths.state_of(r.name)) for r in replicas_on(config, node.name)},
+    )
+    argv = (sys.executable, "-P", "-m", "launcher.node_agent", settings.as_argument())
+    return Process(argv, {TAG: tag_of(paths.run, NODE), "PYTHONUNBUFFERED": "1"})
 
 
 def _number(value: Any, default: float) -> float:
@@ -257,6 +289,9 @@ def webui_process(
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
         "WEBUI_REPLICAS": str(paths.replicas) if config.has_router else "",
+        "WEBUI_ENGINE_KEY_FILE": (
+            str(cluster_key_file(config, config_path)) if config.cluster.nodes else ""
+        ),
         "WEBUI_ADDRESS_FILE": str(paths.webui_address),
         "GRADIO_TEMP_DIR": str(paths.run / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -288,7 +323,9 @@ def programs_for(
     """The programs of a deployment, or of one machine of a cluster."""
     programs = [_webui_program(config, config_path, paths)] if has_head(config, node) else []
     if programs and config.has_router:
-        programs.append(_router_program(config, paths))
+        programs.append(_router_program(config, config_path, paths))
+    if (machine := config.cluster.node(node)) is not None:
+        programs.append(_node_program(config, config_path, paths, machine))
     return [
         *programs,
         *(
@@ -316,7 +353,7 @@ def _webui_program(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     )
 
 
-def _router_program(config: DeployConfig, paths: Paths) -> Program:
+def _router_program(config: DeployConfig, config_path: Path, paths: Paths) -> Program:
     return Program(
         name=ROUTER,
         command=_exec(ROUTER),
@@ -324,7 +361,21 @@ def _router_program(config: DeployConfig, paths: Paths) -> Program:
         startsecs=3,
         startretries=3,
         stopwaitsecs=ROUTER_STOP_S,
-        fingerprint=_fingerprint(router_process(config, paths)),
+        fingerprint=_fingerprint(router_process(config, config_path, paths)),
+    )
+
+
+def _node_program(
+    config: DeployConfig, config_path: Path, paths: Paths, node: NodeConfig
+) -> Program:
+    return Program(
+        name=NODE,
+        command=_exec(NODE),
+        priority=50,
+        startsecs=3,
+        startretries=3,
+        stopwaitsecs=NODE_STOP_S,
+        fingerprint=_fingerprint(node_process(config, config_path, paths, node)),
     )
 
 

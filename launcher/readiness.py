@@ -161,6 +161,29 @@ class StartWatch:
             time.sleep(POLL_S)
         raise LauncherError(f"not up after {timeout:.0f} s; `launch logs {WEBUI}` tells more")
 
+    def wait_for_engines(self, names: Sequence[str], timeout: float) -> None:
+        """Show progress until these engines of this machine are ready.
+
+        Raises:
+            LauncherError: one has failed, or the time is over.
+        """
+        try:
+            while self._clock() - self._since < timeout:
+                states = {n: read_engine_state(self._paths.state_of(n)) for n in names}
+                for name, state in states.items():
+                    if state and state.phase == FAILED and state.changed_at >= self._since:
+                        raise LauncherError(self._engine_failure(name, state))
+                left = [name for name, state in states.items() if not (state and state.is_ready)]
+                if not left:
+                    return
+                state = states[left[0]]
+                words = state.message if state and state.phase != STOPPED else "starting"
+                self._progress.show(f"{left[0]}: {words}", self._clock() - self._since)
+                time.sleep(POLL_S)
+        finally:
+            self._progress.end()
+        raise LauncherError(f"not ready after {timeout:.0f} s; `launch logs {left[0]}` tells more")
+
     def _look(self) -> Address | None:
         programs = self._supervisord.states()
         # One of several engines is no reason to give up on the others.

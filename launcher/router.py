@@ -15,14 +15,18 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
 
+from launcher.cluster_guard import read_key
 from launcher.engine_causes import UNKNOWN, Cause
 from launcher.engine_preparation import EX_SOFTWARE, say
 from launcher.engine_state import (
     STOPPED,
+    WAITING,
     StateFile,
     read_document,
     write_document,
@@ -37,6 +41,7 @@ LOOK_S = 0.25
 LOOKS_A_SECOND = 200
 HEALTH_S = 3.0
 ORDER_S = 5.0
+ASK_S = 1.0
 STOP_S = 3.0
 
 
@@ -67,6 +72,10 @@ class Router:
         self._members = [Member(replica) for replica in settings.engines]
         self._state = StateFile(Path(settings.state))
         self._said: object = None
+        self._documents: dict[str, Mapping[str, object]] = defaultdict(dict)
+        """By title, what is known of engines on other machines."""
+        key = read_key(Path(settings.key_file)) if settings.key_file else ""
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._look_s = max(LOOK_S, len(self._members) / LOOKS_A_SECOND)
 
     async def run(self) -> int:
@@ -81,6 +90,8 @@ class Router:
         )
         ended, stopped = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())
         following = [asyncio.create_task(self._follow(member)) for member in self._members]
+        for node, url in self._settings.agents.items():
+            following.append(asyncio.create_task(self._ask_about(node, url)))
         await asyncio.wait([ended, stopped, *following], return_when=asyncio.FIRST_COMPLETED)
         for task in (*following, stopped):
             task.cancel()
@@ -121,9 +132,38 @@ class Router:
             words = "gets requests" if member.is_routed else "gets no more requests"
             say(f"{member.replica.title} {words}")
 
-    def _document(self, member: Member) -> dict[str, object]:
+    async def _ask_about(self, node: str, url: str) -> None:
+        """Ask another machine how its engines do, again and again."""
+        titles = [m.replica.title for m in self._members if m.replica.node == node]
+        while True:
+            found = await self._told_by(node, url)
+            for title in titles:
+                name = title.partition("/")[2]
+                self._documents[title] = found.get(name) or found.get("") or {}
+            await asyncio.sleep(ASK_S)
+
+    async def _told_by(self, node: str, url: str) -> dict[str, Mapping[str, object]]:
+        """By program; of one that says nothing, under the empty name, why."""
+        limit = aiohttp.ClientTimeout(total=HEALTH_S)
+        try:
+            async with self._session.get(
+                f"{url}/state", headers=self._headers, timeout=limit
+            ) as answer:
+                if answer.status == 200:
+                    engines: dict[str, Mapping[str, object]] = (await answer.json())["engines"]
+                    return engines
+                words = f"has another key: copy cluster.key_file to {node}"
+        except aiohttp.ClientConnectorError as error:
+            words = "cannot be reached"
+            if isinstance(error.os_error, ConnectionRefusedError):
+                words = f"is not started: `launch up --node {node}` there"
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError):
+            words = "does not answer"
+        return {"": {"phase": WAITING, "message": words}}
+
+    def _document(self, member: Member) -> Mapping[str, object]:
         file = self._settings.states.get(member.replica.title)
-        return read_document(Path(file)) if file else {}
+        return read_document(Path(file)) if file else self._documents[member.replica.title]
 
     def _draining(self) -> str:
         try:

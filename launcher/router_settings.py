@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from launcher.config import DeployConfig
 from launcher.layout import Replica, replicas_of
@@ -21,24 +22,34 @@ class RouterSettings:
     replicas: str
     """Where it writes how each does."""
     draining: str
+    key_file: str
+    """Of the cluster; empty where there is none."""
     node: str
     """This machine in its cluster, or empty."""
+    agents: dict[str, str]
+    """By node, where the other machines answer."""
     engines: list[Replica]
     states: dict[str, str]
     """By title, where the parents of this machine's engines write."""
 
     @classmethod
-    def of(cls, config: DeployConfig, paths: Paths) -> RouterSettings:
-        head = config.cluster.head
+    def of(cls, config: DeployConfig, key_file: Path, paths: Paths) -> RouterSettings:
+        head, port = config.cluster.head, config.engine.port
         node = head.name if head else ""
         engines = replicas_of(config)
         return cls(
-            port=config.engine.port,
+            port=port,
             figures_port=config.last_port,
             state=str(paths.engine_state),
             replicas=str(paths.replicas),
             draining=str(paths.draining),
+            key_file=str(key_file) if head else "",
             node=node,
+            agents={
+                other.name: f"http://{other.address}:{port}"
+                for other in config.cluster.nodes
+                if other is not head
+            },
             engines=engines,
             states={e.title: str(paths.state_of(e.name)) for e in engines if e.node == node},
         )

@@ -182,11 +182,11 @@ class Supervisord:
     def stop(self, name: str) -> None:
         """Stop a program, or all of a group at the same time, and wait until it is gone."""
         programs = self._named(name)
-        for program in programs:
-            self._call("stopProcess", program, ignore=_NOT_RUNNING)
-        for program in programs:
-            # One that is stopping already is no error, and is waited for.
-            self._call("stopProcess", program, wait=True, ignore=_NOT_RUNNING)
+        if len(programs) == 1:
+            self._call("stopProcess", programs[0], wait=True, ignore=_NOT_RUNNING)
+            return
+        with self._speaking() as rpc:
+            rpc.stopProcessGroup(name, True)
 
     def _named(self, name: str) -> list[ProgramState]:
         """

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -93,6 +94,20 @@ class Seen:
     ended_at: float | None = None
 
 
+@web.middleware
+async def require_key(request: web.Request, handler: Any) -> web.StreamResponse:
+    """As the middleware does that vLLM is given in a cluster."""
+    if (file := os.environ.get("STEP3VL_CLUSTER_KEY_FILE")) is None:
+        return await handler(request)
+    assert request.transport is not None
+    is_near = request.remote == request.transport.get_extra_info("sockname")[0]
+    key = Path(file).read_text().strip()
+    has_key = request.headers.get("authorization") == f"Bearer {key}"
+    if has_key or is_near or request.path in {"/health", "/tokenize", "/detokenize"}:
+        return await handler(request)
+    return web.json_response({"error": {"message": "no key"}}, status=401)
+
+
 class FakeVllm:
     def __init__(self, script: Script, names: list[str]) -> None:
         self.script = script
@@ -105,7 +120,7 @@ class FakeVllm:
         self.kv_cache = 0.0
 
     def application(self) -> web.Application:
-        app = web.Application(client_max_size=200_000_000)
+        app = web.Application(client_max_size=200_000_000, middlewares=[require_key])
         app.router.add_get("/health", self.health)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/v1/models", self.models)

