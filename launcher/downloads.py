@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launcher.config import DeployConfig
 from launcher.errors import ConfigError, LauncherError
+from launcher.nodes import node_here
 from launcher.paths import Paths
 from launcher.plan import Plan
 from launcher.planning import planned
@@ -18,7 +19,7 @@ def folder_of(hub_id: str, paths: Paths) -> Path:
 
 
 def settled(
-    config: DeployConfig, config_path: Path, paths: Paths
+    config: DeployConfig, config_path: Path, paths: Paths, node: str | None = None
 ) -> tuple[DeployConfig, Plan | None]:
     """A configuration as it is started: planned for this machine's cards, and with the folder of a
     model that has been fetched; and the plan, if there is one.
@@ -27,7 +28,7 @@ def settled(
         ConfigError: it does not fit, or what was fetched is no longer whole.
         LauncherError: the driver does not answer just now.
     """
-    config, found = planned(config, config_path)
+    config, found = planned(config, config_path, node_here(config, paths, node))
     return with_download(config, paths), found
 
 

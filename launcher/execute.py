@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import NoReturn
@@ -115,6 +116,8 @@ def _router(paths: Paths, config: str | None) -> Process:
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:
     selected = select_config(config, paths)
     settings = load_config(selected.path)
+    with contextlib.suppress(LauncherError):  # the page tells why there is no engine then
+        settings, _ = settled(settings, selected.path, paths)
     listen_on = (host or settings.webui.host, port or settings.webui.port)
     if (problem := listen_problem(*listen_on)) is not None:
         raise CannotStartError(f"{WEBUI}: {problem}")

@@ -231,8 +231,9 @@ def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
     say(f"Configuration: {selection.path} ({selection.reason})")
     config = load_config(selection.path)
     supervisord = Supervisord(paths)
+    here = node_here(config, paths, node)
     check_folders(config, selection.path)
-    config, found = settled(config, selection.path, paths)
+    config, found = settled(config, selection.path, paths, here or None)
     if found is not None:
         say(f"Plan: {found.in_short} (`launch plan` tells why)")
     if config.model.hub_id is not None and config.engine.command is None:
@@ -243,7 +244,6 @@ def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
         say("Waiting until what ran before has stopped.")
         supervisord.wait_until_stopped(_stop_limit(paths))
     refuse_other_config(selection.path, paths, supervisord)
-    here = node_here(config, paths, node)
     check_cards(config, here)
     check_ports(config, paths, here)
     if here:

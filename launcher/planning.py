@@ -17,6 +17,7 @@ from launcher.checkpoint import ARCHITECTURE
 from launcher.config import DeployConfig, option_name
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, visible
+from launcher.layout import replicas_on
 from launcher.plan import (
     BF16_HUB_ID,
     FP8_HUB_ID,
@@ -38,9 +39,13 @@ LEAST_PARAMETERS = 1_000_000_000
 UNPLANNED = {"pipeline-parallel-size", "quantization", "cpu-offload-gb", "kv-cache-memory-bytes"}
 
 
-def planned(config: DeployConfig, config_path: Path) -> tuple[DeployConfig, Plan | None]:
+def planned(
+    config: DeployConfig, config_path: Path, node: str = ""
+) -> tuple[DeployConfig, Plan | None]:
     """A configuration with what it leaves open chosen for the cards of this machine; and the plan,
     where there was anything to choose.
+
+    Where the YAML says how many replicas there are, each is planned for its share of the cards.
 
     Only the cards' sizes count, not what is free on them just now: a restart must not come to
     another plan than the start.
@@ -55,14 +60,19 @@ def planned(config: DeployConfig, config_path: Path) -> tuple[DeployConfig, Plan
     if UNPLANNED & config.engine.named_options.keys():
         return config, None
     shape = shape_of(config, config_path)
-    if shape is None or shape.parameters < LEAST_PARAMETERS:
+    count = len(replicas_on(config, node))
+    if shape is None or shape.parameters < LEAST_PARAMETERS or count == 0:
         return config, None
     if not (cards := cards_of(config)):
         raise LauncherError(
             "no NVIDIA card answers, and the model needs one: see `nvidia-smi` and, where it is"
             " set, CUDA_VISIBLE_DEVICES"
         )
-    found = plan(shape, cards, wishes_of(config))
+    wishes = wishes_of(config)
+    if config.has_router:
+        cards = cards[: max(1, len(cards) // count)]
+        wishes = replace(wishes, data_parallel_size=wishes.data_parallel_size or 1)
+    found = plan(shape, cards, wishes)
     return completed(config, found), found
 
 
@@ -84,8 +94,13 @@ def _checkpoint(hub_id: str | None, weights: str) -> str | None:
 
 
 def completed(config: DeployConfig, found: Plan) -> DeployConfig:
-    """A configuration with a plan's choices wherever it says nothing itself."""
+    """A configuration with a plan's choices wherever it says nothing itself.
+
+    Cards that answer other requests are engines of their own: those of vLLM's data parallelism
+    would all end with the first of them.
+    """
     given = config.engine.named_options
+    are_replicas = "data-parallel-size" not in given
     options = {option_name(key): value for key, value in found.options.items()}
     usual: dict[str, Any] = {"dtype": "bfloat16", "kv-cache-dtype": "auto"}
     usual |= {"tensor-parallel-size": 1, "data-parallel-size": 1}
@@ -94,7 +109,11 @@ def completed(config: DeployConfig, found: Plan) -> DeployConfig:
         for name, value in options.items()
         if usual.get(name) != value and not any(_means(key, name) for key in given)
     }
-    engine = config.engine.model_copy(update={"options": {**config.engine.options, **new}})
+    update: dict[str, Any] = {}
+    if are_replicas and (count := new.pop("data-parallel-size", 1)) > 1:
+        update["replicas"] = count
+    update["options"] = {**config.engine.options, **new}
+    engine = config.engine.model_copy(update=update)
     return with_weights(config.model_copy(update={"engine": engine}), found.weights)
 
 
@@ -214,7 +233,8 @@ def _choices(found: Plan) -> Iterator[str]:
     for option, reason in found.reasons.items():
         is_single = option.endswith("parallel_size") and shown[option] == 1
         if not is_single:
-            yield f"  {option.replace('_', '-'):24} {shown[option]!s:12} {reason}"
+            name = "engine.replicas" if option == "data_parallel_size" else option
+            yield f"  {name.replace('_', '-'):24} {shown[option]!s:12} {reason}"
 
 
 def _other_sizes(found: Plan, cards: Sequence[Card], shape: Shape, wishes: Wishes) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from launcher.cluster import Agent
 from launcher.cluster_guard import read_key
 from launcher.config import DeployConfig, load_config
+from launcher.downloads import settled
 from launcher.engine_state import FAILED, READY, read_document
 from launcher.errors import LauncherError
 from launcher.layout import Replica, has_head, replicas_of
@@ -39,7 +40,7 @@ def restart_rolling() -> int:
     """
     paths = Paths.from_environ()
     selection = select_config(None, paths)
-    config = load_config(selection.path)
+    config, _ = settled(load_config(selection.path), selection.path, paths)
     node = node_here(config, paths)
     if not has_head(config, node):
         head = config.cluster.head

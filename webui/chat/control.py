@@ -40,7 +40,7 @@ class Control:
         return self._url.startswith("unix://")
 
     def restart(self, name: str) -> None:
-        """End a program as a user would, and have it come back.
+        """End a program as a user would, and have it come back; of several engines, each.
 
         supervisord starts again what ends without its own order. (An order to stop, and one to
         start, would come from a process that may itself have been stopped between them.)
@@ -48,29 +48,32 @@ class Control:
         Raises:
             ControlError: supervisord does not answer, or knows no such program.
         """
-        state = self._ask("getProcessInfo", name)["state"]
-        if state in {ProcessStates.RUNNING, ProcessStates.STARTING}:
-            self._ask("signalProcess", name, "TERM")
-        else:
-            self._ask("startProcess", name, False)
+        for program in self._named(name):
+            full_name = f"{program['group']}:{program['name']}"
+            if program["state"] in {ProcessStates.RUNNING, ProcessStates.STARTING}:
+                self._ask("signalProcess", full_name, "TERM")
+            else:
+                self._ask("startProcess", full_name, False)
 
     def log(self, name: str) -> str:
-        """The end of a program's log, whole lines.
+        """The end of a program's log, whole lines; of several engines, of each.
 
         Raises:
             ControlError: as :meth:`restart`.
         """
-        # Not through supervisord: what programs print need not be XML.
-        path = Path(self._ask("getProcessInfo", name)["stdout_logfile"])
-        try:
-            with path.open("rb") as file:
-                begin = max(0, file.seek(0, os.SEEK_END) - LOG_BYTES)
-                file.seek(begin)
-                text = file.read(LOG_BYTES).decode(errors="replace")
-        except OSError as error:
-            raise ControlError(f"{path}: {error.strerror}") from None
-        text = _COLOURS.sub("", text)
-        return text.partition("\n")[2] if begin else text
+        programs = self._named(name)
+        texts = [_end_of(Path(program["stdout_logfile"])) for program in programs]
+        if len(texts) == 1:
+            return texts[0]
+        names = [program["name"] for program in programs]
+        return "\n".join(f"== {n} ==\n{text}" for n, text in zip(names, texts, strict=True))
+
+    def _named(self, name: str) -> list[dict[str, Any]]:
+        """A program, or those of a group."""
+        programs = self._ask("getAllProcessInfo")
+        if found := [one for one in programs if name in {one["name"], one["group"]}]:
+            return found
+        raise ControlError(f"no program {name}")
 
     def _ask(self, what: str, *values: Any) -> Any:
         if not self.is_there:
@@ -83,3 +86,16 @@ class Control:
             raise ControlError(fault.faultString) from None
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
             raise ControlError(type(error).__name__) from None
+
+
+def _end_of(path: Path) -> str:
+    # Not through supervisord: what programs print need not be XML.
+    try:
+        with path.open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - LOG_BYTES)
+            file.seek(begin)
+            text = file.read(LOG_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror}") from None
+    text = _COLOURS.sub("", text)
+    return text.partition("\n")[2] if begin else text

@@ -30,7 +30,7 @@ def test_a_program_comes_back(control: Control) -> None:
 
 def test_what_is_not_there_is_told(control: Control) -> None:
     """In supervisord's words."""
-    with pytest.raises(ControlError, match="BAD_NAME"):
+    with pytest.raises(ControlError, match="no program other"):
         control.restart("other")
 
 
