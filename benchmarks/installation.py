@@ -26,7 +26,7 @@ import yaml
 
 from launcher.leftovers import descendants, tag_of, tagged
 from launcher.paths import ROOT, Paths
-from launcher.programs import ENGINE, WEBUI
+from launcher.programs import EVERY
 from launcher.supervisord import FATAL, RUNNING, Supervisord
 
 API_SERVER = "API server"
@@ -190,7 +190,7 @@ class Installation:
         self._config.write_text(yaml.safe_dump(document))
         self.model = document["model"]["names"][0]
         self.paths.make_private_folders()  # a tag is that of a folder which is there
-        self._tags = [tag_of(self.paths.run, name) for name in (ENGINE, WEBUI)]
+        self._tags = [tag_of(self.paths.run, name) for name in EVERY]
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One of the launcher's commands, to its end."""

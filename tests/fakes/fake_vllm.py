@@ -66,6 +66,8 @@ class Script:
     """Know images by their uuid, once seen with their bytes."""
     delay_s: float = 0.0
     """Before each word."""
+    slots: int | None = None
+    """Answer so many requests at once; others wait."""
     prefill_s: float = 0.0
     """Before the first word; the KV cache fills meanwhile."""
     break_after: int | None = None
@@ -118,6 +120,7 @@ class FakeVllm:
         self.running = 0
         self.words = 0
         self.kv_cache = 0.0
+        self.slots = asyncio.Semaphore(script.slots or sys.maxsize)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=200_000_000, middlewares=[require_key])
@@ -205,8 +208,9 @@ class FakeVllm:
         seen = await self._note(request)
         self.running += 1
         try:
-            await self._prefill()
-            response = await self._answer(request, seen.body)
+            async with self.slots:
+                await self._prefill()
+                response = await self._answer(request, seen.body)
         except (asyncio.CancelledError, ConnectionResetError):
             seen.outcome, seen.ended_at = "aborted", time.time()
             raise
