@@ -507,7 +507,8 @@ class _Choice:
             "max_num_seqs": f"so many talks of {USUAL_TALK_TOKENS:,} tokens fit the cache",
             "limit_mm_per_prompt": f"so many of 1280x720 ({USUAL_PICTURE_TOKENS} tokens) fit",
             "tensor_parallel_size": sharing,
-            "data_parallel_size": "the other cards answer other requests",
+            "data_parallel_size": "the other cards answer other requests; with engine.replicas"
+            " in its place they are engines that do not end together",
             "gpu_memory_utilization": (
                 f"{SPARE_SHARE:.0%} of the card, or {SPARE_GIB:g} GiB, are left free"
             ),

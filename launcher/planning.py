@@ -94,13 +94,8 @@ def _checkpoint(hub_id: str | None, weights: str) -> str | None:
 
 
 def completed(config: DeployConfig, found: Plan) -> DeployConfig:
-    """A configuration with a plan's choices wherever it says nothing itself.
-
-    Cards that answer other requests are engines of their own: those of vLLM's data parallelism
-    would all end with the first of them.
-    """
+    """A configuration with a plan's choices wherever it says nothing itself."""
     given = config.engine.named_options
-    are_replicas = "data-parallel-size" not in given
     options = {option_name(key): value for key, value in found.options.items()}
     usual: dict[str, Any] = {"dtype": "bfloat16", "kv-cache-dtype": "auto"}
     usual |= {"tensor-parallel-size": 1, "data-parallel-size": 1}
@@ -109,11 +104,7 @@ def completed(config: DeployConfig, found: Plan) -> DeployConfig:
         for name, value in options.items()
         if usual.get(name) != value and not any(_means(key, name) for key in given)
     }
-    update: dict[str, Any] = {}
-    if are_replicas and (count := new.pop("data-parallel-size", 1)) > 1:
-        update["replicas"] = count
-    update["options"] = {**config.engine.options, **new}
-    engine = config.engine.model_copy(update=update)
+    engine = config.engine.model_copy(update={"options": {**config.engine.options, **new}})
     return with_weights(config.model_copy(update={"engine": engine}), found.weights)
 
 
@@ -233,8 +224,7 @@ def _choices(found: Plan) -> Iterator[str]:
     for option, reason in found.reasons.items():
         is_single = option.endswith("parallel_size") and shown[option] == 1
         if not is_single:
-            name = "engine.replicas" if option == "data_parallel_size" else option
-            yield f"  {name.replace('_', '-'):24} {shown[option]!s:12} {reason}"
+            yield f"  {option.replace('_', '-'):24} {shown[option]!s:12} {reason}"
 
 
 def _other_sizes(found: Plan, cards: Sequence[Card], shape: Shape, wishes: Wishes) -> Iterator[str]:

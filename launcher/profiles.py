@@ -85,4 +85,19 @@ GPU = Profile(
     },
 )
 
-PROFILES: Mapping[str, Profile] = {"demo": DEMO, "gpu": GPU}
+CLUSTER = Profile(
+    file_name="cluster.yaml",
+    headline="STEP3-VL-10B on several machines: the same file on each, with their own addresses.",
+    values={
+        **GPU.values,
+        "cluster": {
+            "nodes": [
+                {"name": "head", "address": "10.0.0.1", "replicas": 0},
+                {"name": "gpu1", "address": "10.0.0.2", "replicas": 1},
+                {"name": "gpu2", "address": "10.0.0.3", "replicas": 1},
+            ],
+        },
+    },
+)
+
+PROFILES: Mapping[str, Profile] = {"demo": DEMO, "gpu": GPU, "cluster": CLUSTER}

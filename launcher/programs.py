@@ -216,6 +216,9 @@ def router_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     env = {TAG: tag_of(paths.run, ROUTER), "PYTHONUNBUFFERED": "1"}
     # It names itself and writes a line for each new conversation otherwise.
     env |= {"SPT_NOENV": "1", "RUST_LOG": "warn"}
+    # It counts the conversations of so many seconds (7,200) as an engine's load: one that joins
+    # would get every new one for as long (docs/routing.md).
+    env["VLLM_ROUTER_SLL_SESSION_EXPIRATION_IN_S"] = "600"
     return Process(argv, env)
 
 

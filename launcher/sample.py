@@ -16,6 +16,8 @@ WIDTH = 98
 
 def _yaml_lines(key: str, value: Any, *, one_line: bool = False) -> list[str]:
     """``key: value`` as YAML, a line each for what does not fit on one."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [f"{key}:", *(f"  - {_flow(item)}" for item in value)]
     flow = one_line or isinstance(value, list) or value == {}
     value = int(value) if isinstance(value, float) and value.is_integer() else value
     dumped = yaml.safe_dump(

@@ -60,9 +60,10 @@ def test_the_sample_for_cards_is_completed(machine: list[Gpu]) -> None:
         "max-num-seqs": found.max_num_seqs,
         "max-num-batched-tokens": 4096,
         "limit-mm-per-prompt": {"image": 64},
+        "data-parallel-size": 2,
         "gpu-memory-utilization": 0.92,
     }
-    assert config.engine.replicas == 2, "each card has an engine of its own"
+    assert config.engine.replicas == 1, "and supervisorctl restart vllm works"
 
 
 def test_replicas_of_the_yaml_share_the_cards(machine: list[Gpu], tmp_path: Path) -> None:
@@ -71,16 +72,9 @@ def test_replicas_of_the_yaml_share_the_cards(machine: list[Gpu], tmp_path: Path
     assert found is not None
     assert (found.tensor_parallel_size, found.data_parallel_size) == (2, 1)
     assert config.engine.replicas == 2
-    alone, other = planned(config_of(tmp_path, engine={"replicas": 4}), tmp_path / "x.yaml")
+    _, other = planned(config_of(tmp_path, engine={"replicas": 4}), tmp_path / "x.yaml")
     assert other is not None
-    assert (other.tensor_parallel_size, alone.engine.replicas) == (1, 4)
-
-
-def test_data_parallelism_of_the_yaml_stays_vllms(machine: list[Gpu], tmp_path: Path) -> None:
-    machine += [Gpu("NVIDIA H100", 79.6)] * 2
-    options = {"data-parallel-size": 2}
-    config, _ = planned(config_of(tmp_path, engine={"options": options}), tmp_path / "x.yaml")
-    assert config.engine.replicas == 1
+    assert (other.tensor_parallel_size, other.data_parallel_size) == (1, 1)
 
 
 def test_a_head_without_an_engine_needs_no_card(machine: list[Gpu], tmp_path: Path) -> None:
