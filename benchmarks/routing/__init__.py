@@ -1,0 +1,1 @@
+"""A simulation of routing over many replicas; see docs/routing.md."""
