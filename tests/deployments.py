@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import yaml
-from support import free_port, wait_for
+from support import FAKE_VLLM, ROOT, free_port, wait_for
 
 LAUNCH = [sys.executable, "-P", "-m", "launcher"]
 
@@ -41,7 +41,12 @@ class Deployment:
     def launch(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command of the launcher to its end."""
         return subprocess.run(
-            [*LAUNCH, *arguments], capture_output=True, text=True, timeout=timeout, cwd=self.home
+            [*LAUNCH, *arguments],
+            env={**os.environ, "STEP3VL_HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=self.home,
         )
 
     def up(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -66,6 +71,27 @@ class Deployment:
     def script(self, **script: Any) -> None:
         """How the stand-in behaves from its next start on."""
         self.edit("engine", environment={"FAKE_VLLM": json.dumps(script)})
+
+
+def new_deployment(home: Path) -> Deployment:
+    """Not started yet. ``bin/supervisorctl`` stands beside ``etc`` as in an environment."""
+    home.mkdir()
+    (home / "bin").mkdir()
+    control = (Path(sys.executable).parent / "supervisorctl").read_text()
+    (home / "bin" / "supervisorctl").write_text(control)
+    (home / "bin" / "supervisorctl").chmod(0o755)
+    result = Deployment(home / "deploy.yaml", home, free_port(), free_port())
+    document = {
+        "model": {"folder": str(ROOT / "deploy/models/step3-vl-demo"), "names": ["one", "two"]},
+        "engine": {
+            "port": result.engine_port,
+            "command": [sys.executable, str(FAKE_VLLM)],
+            "stop_timeout_s": 5,
+        },
+        "webui": {"port": result.webui_port, "stop_timeout_s": 3},
+    }
+    result.config.write_text(yaml.safe_dump(document))
+    return result
 
 
 def states(deployment: Deployment) -> dict[str, str]:
@@ -125,7 +151,7 @@ class Engine:
     """A stand-in engine that runs, and what can be asked of it."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None
 
     def script(self, **script: Any) -> None:
         """Behave like this from now on, and forget what was seen."""
