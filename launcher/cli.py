@@ -40,6 +40,7 @@ from launcher.terminal import say
 
 Handler = Callable[[argparse.Namespace], int]
 
+PROGRAMS = "{vllm,webui,router,vllm-0,...}"
 CONFIG_HELP = "a YAML file; without it: the one in use, else what fits this machine"
 
 
@@ -78,6 +79,7 @@ def _check(arguments: argparse.Namespace) -> int:
     lifecycle.check_folders(config, selection.path)
     config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
+    lifecycle.check_cards(config, node)
     render_supervisord(programs_for(config, selection.path, paths, node), paths, config.logs)
     say(f"{selection.path}: no mistakes in the YAML ({selection.reason})")
     machine = read_machine(config, selection.path, paths)
@@ -237,6 +239,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _program(text: str) -> str:
+    if text not in EVERY:
+        raise argparse.ArgumentTypeError(f"no program {text!r}: write one of {PROGRAMS}")
+    return text
+
+
 def _gib(text: str) -> float:
     try:
         size = float(text)
@@ -276,9 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown = add("status", _status, "show what runs; exit code 0 when it is ready")
     shown.add_argument("--json", action="store_true", help="for programs")
     restart = add("restart", _restart, "restart one program and wait until it answers")
-    restart.add_argument(
-        "name", nargs="?", choices=EVERY, metavar="{vllm,webui,router,vllm-0,...}", help="which one"
-    )
+    restart.add_argument("name", nargs="?", type=_program, metavar=PROGRAMS, help="which one")
     restart.add_argument(
         "--rolling", action="store_true", help="all engines, one after the other, none missed"
     )
@@ -307,7 +313,7 @@ def build_parser() -> argparse.ArgumentParser:
     profiles = ", ".join(PROFILES)
     sample.add_argument("--profile", choices=sorted(PROFILES), default="demo", help=profiles)
     execute = add("exec", _exec, "become a program, in the foreground; what supervisord runs")
-    execute.add_argument("name", choices=EVERY, metavar="{vllm,webui,router,vllm-0,...}")
+    execute.add_argument("name", type=_program, metavar=PROGRAMS)
     add_config(execute)
     execute.add_argument("--host", help=f"{WEBUI}: listen there, whatever the YAML says")
     execute.add_argument("--port", type=_port, help=f"{WEBUI}: likewise")

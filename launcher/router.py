@@ -53,6 +53,8 @@ def command(port: int, figures_port: int) -> list[str]:
         *("--health-check-interval-secs", "5", "--health-success-threshold", "1"),
         *("--health-check-timeout-secs", "3", "--health-failure-threshold", "2"),
         *("--worker-startup-check-interval", "1", "--disable-circuit-breaker"),
+        # The gateway has limits of its own; a long answer is no fault.
+        *("--request-timeout-secs", "86400"),
         # A request that meets an engine in the moment of its death is tried again until that engine
         # has been taken out.
         *("--retry-max-retries", "6", "--retry-initial-backoff-ms", "50"),

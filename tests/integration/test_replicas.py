@@ -198,3 +198,38 @@ def test_an_engine_that_hangs_gets_no_requests(cluster: Deployment) -> None:
     finally:
         os.kill(engine.pid, signal.SIGCONT)
     wait_for(lambda: routed(cluster) == BOTH, 20, "it is back")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_stops_the_engines_work(cluster: Deployment, stream: bool) -> None:
+    """Through the router too, in the middle of a stream and before a whole answer."""
+    text = f"Somebody leaves, {stream}"
+    connection = http.client.HTTPConnection("127.0.0.1", cluster.webui_port, timeout=30)
+    messages = [{"role": "user", "content": text}]
+    for index in (0, 1):
+        Engine(engine_url(cluster, index), None).script(delay_s=0.1, words=300)
+    try:
+        body = json.dumps({"model": "one", "stream": stream, "messages": messages})
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/api/v1/chat/completions", body, headers)
+        if stream:
+            assert connection.getresponse().readline().startswith(b"data: ")
+        asked = wait_for(lambda: of_text(cluster, text), 10, "an engine is asked")
+        assert asked[0]["outcome"] == "running"
+        connection.close()
+        wait_for(lambda: of_text(cluster, text)[0]["outcome"] == "aborted", 5, "it stops")
+    finally:
+        for index in (0, 1):
+            Engine(engine_url(cluster, index), None).script(delay_s=0.02)
+
+
+def of_text(deployment: Deployment, text: str) -> list[dict[str, Any]]:
+    asked = [*seen(deployment, 0), *seen(deployment, 1)]
+    return [one for one in asked if one["body"]["messages"][0]["content"] == text]
+
+
+def test_large_requests_pass_the_router(cluster: Deployment) -> None:
+    """As large as the gateway lets them be by default."""
+    text = "x" * 50_000_000
+    code, document = ask(cluster, text)
+    assert (code, document["object"]) == (200, "chat.completion")
