@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from launcher.terminal import say, warn
 
 KEY_CHARACTERS = 32
 ASK_S = 3.0
+ASKED_AT_ONCE = 32
 RESTART_MARGIN_S = 30.0
 
 
@@ -54,10 +56,10 @@ def ensure_key(config: DeployConfig, config_path: Path, node: str) -> None:
 
 def check_others(config: DeployConfig, config_path: Path, node: str) -> None:
     """Name what is wrong with the other machines, before anything starts on this one."""
-    own = Versions.here(config)
-    for other in config.cluster.nodes:
-        if other.name != node:
-            for problem in _problems(other, config, config_path, own):
+    own, others = Versions.here(config), [n for n in config.cluster.nodes if n.name != node]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        for found in pool.map(lambda one: [*_problems(one, config, config_path, own)], others):
+            for problem in found:
                 warn(problem)
 
 

@@ -41,7 +41,8 @@ class NodeAgent:
     @web.middleware
     async def _require_key(self, request: web.Request, handler: Any) -> web.StreamResponse:
         client = request.remote or ""
-        is_near = is_from_here(client, self._settings.host)
+        # Looking needs no key on the machine itself; doing does.
+        is_near = request.method == "GET" and is_from_here(client, self._settings.host)
         if not (is_near or is_key(request.raw_headers, self._key)):
             return web.json_response({"error": "this wants the cluster's key"}, status=401)
         answer: web.StreamResponse = await handler(request)
