@@ -41,7 +41,7 @@ CONFIG_HELP = "a YAML file; without it: the one in use, else what fits this mach
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    return lifecycle.up(arguments.config, detach=arguments.detach)
+    return lifecycle.up(arguments.config, detach=arguments.detach, foreground=arguments.foreground)
 
 
 def _down(_arguments: argparse.Namespace) -> int:
@@ -261,7 +261,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "start everything, or apply a changed YAML, and wait until it answers")
     add_config(up)
-    up.add_argument("--detach", action="store_true", help="do not wait until it is ready")
+    waiting = up.add_mutually_exclusive_group()
+    waiting.add_argument("--detach", action="store_true", help="do not wait until it is ready")
+    waiting.add_argument(
+        "--foreground", action="store_true", help="become supervisord: for docker and systemd"
+    )
     add("down", _down, "stop everything")
     status = add("status", _status, "show what runs; exit code 0 when it is ready")
     status.add_argument("--json", action="store_true", help="for programs")

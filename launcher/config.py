@@ -50,6 +50,8 @@ SAME_PORTS = "engine.port and webui.port are the same; give each its own"
 # supervisord; the engine's are its parent and then supervisord.
 WEBUI_STOP_MARGIN_S = 3
 ENGINE_STOP_MARGIN_S = 2
+# And what is outside (docker, systemd, Kubernetes) so much longer than supervisord.
+SERVICE_STOP_MARGIN_S = 10
 
 Thoughtful = Literal["low", "auto", "high"]
 THINKING_TOKENS: Mapping[Thoughtful, int] = {"low": 512, "auto": 4096, "high": 16384}
@@ -383,6 +385,18 @@ class DeployConfig(_Section):
     service: ServiceConfig = ServiceConfig()
     logs: LogsConfig = LogsConfig()
 
+    @property
+    def stop_wait_s(self) -> int:
+        """How long a stop of everything may take: the WebUI goes first, then the engine."""
+        return self.webui.stop_wait_s + self.engine.stop_wait_s
+
+    @property
+    def stop_grace_s(self) -> int:
+        """When what is outside kills it all; by then supervisord has killed what did not stop."""
+        return max(
+            self.stop_wait_s + SERVICE_STOP_MARGIN_S, math.ceil(self.service.stop_limit_s or 0)
+        )
+
     @field_validator("*", mode="before")
     @classmethod
     def _may_be_left_empty(cls, value: Any) -> Any:
@@ -399,10 +413,9 @@ class DeployConfig(_Section):
     def _stops_before_it_is_killed(self) -> Self:
         """First the WebUI stops, then the engine, and then whatever is outside may kill."""
         limit = self.service.stop_limit_s
-        webui, engine = self.webui.stop_wait_s, self.engine.stop_wait_s
-        if limit is not None and webui + engine > limit:
+        if limit is not None and self.stop_wait_s > limit:
             raise ValueError(
-                f"a stop may take {webui + engine:g} s, more than service.stop_limit_s ({limit:g}):"
+                f"a stop may take {self.stop_wait_s} s, more than service.stop_limit_s ({limit:g}):"
                 f" webui.stop_timeout_s and {WEBUI_STOP_MARGIN_S} more, then engine.stop_timeout_s"
                 f" and {2 * ENGINE_STOP_MARGIN_S} more; lower them, or raise it"
             )

@@ -150,17 +150,26 @@ def _is_alive(program: ProgramState) -> bool:
     return program.state in {RUNNING, STARTING}
 
 
+def _make_way(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
+    """Before a supervisord is started: nothing of an earlier one is left.
+
+    Raises:
+        LauncherError: one runs that cannot be spoken to, or something cannot be ended.
+    """
+    if (silent := supervisord.process()) is not None:
+        raise LauncherError(
+            f"supervisord (process {silent.pid}) runs and does not answer: its socket"
+            f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
+        )
+    _end_leftovers(paths, patience_s)
+    paths.engine_state.unlink(missing_ok=True)
+
+
 def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
     """Bring every program up, with the traces of an earlier failure removed."""
     paths.engine_crashes.unlink(missing_ok=True)
     if not supervisord.is_running():
-        if (silent := supervisord.process()) is not None:
-            raise LauncherError(
-                f"supervisord (process {silent.pid}) runs and does not answer: its socket"
-                f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
-            )
-        _end_leftovers(paths, patience_s)
-        paths.engine_state.unlink(missing_ok=True)
+        _make_way(supervisord, paths, patience_s)
         supervisord.ensure_running()
         return
     supervisord.update()
@@ -194,8 +203,13 @@ def check_keys(config: DeployConfig, paths: Paths) -> None:
         )
 
 
-def up(given: str | None, *, detach: bool) -> int:
-    """Start what is not running, apply what changed, wait until it answers."""
+def up(given: str | None, *, detach: bool, foreground: bool = False) -> int:
+    """Start what is not running, apply what changed, wait until it answers.
+
+    Args:
+        detach: do not wait.
+        foreground: become supervisord, for what keeps a process itself: docker, systemd.
+    """
     paths, began = Paths.from_environ(), time.time()
     selection = select_config(given, paths)
     say(f"Configuration: {selection.path} ({selection.reason})")
@@ -213,11 +227,17 @@ def up(given: str | None, *, detach: bool) -> int:
         say("Waiting until what ran before has stopped.")
         supervisord.wait_until_stopped(_stop_limit(paths))
     refuse_other_config(selection.path, paths, supervisord)
+    if foreground and supervisord.is_running():
+        raise LauncherError("supervisord runs already; `launch down` first")
     check_ports(config, paths)
     check_keys(config, paths)
     _warn_of_idle_gpu()
     with _alone(paths):
         write_files(config, selection.path, paths)
+        if foreground:
+            paths.engine_crashes.unlink(missing_ok=True)
+            _make_way(supervisord, paths, config.webui.stop_wait_s)
+            supervisord.become()  # the lock goes with the file, which exec closes
         _start_programs(supervisord, paths, config.webui.stop_wait_s)
     if detach:
         say("Started; `launch status` tells when it is ready.")
