@@ -15,6 +15,7 @@ from launcher.paths import ROOT
 from launcher.planning import cards_table
 from launcher.profiles import PROFILES
 from launcher.sample import options_table, sample_yaml
+from launcher.targets import table as targets
 
 
 def help_text() -> str:
@@ -38,11 +39,13 @@ def generated() -> dict[Path, str]:
     text = with_block(text, "help", f"```text\n{help_text()}```\n")
     cards = ROOT / "docs" / "cards.md"
     table = with_block(cards.read_text(), "cards", f"{cards_table()}\n")
-    return {readme: text, cards: table} | {Path(p.path): sample_yaml(p) for p in PROFILES.values()}
+    samples = {Path(profile.path): sample_yaml(profile) for profile in PROFILES.values()}
+    return {readme: text, cards: table} | samples | targets.samples()
 
 
 def main() -> int:
     for path, content in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     return 0
 

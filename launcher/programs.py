@@ -106,13 +106,8 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
         *(sys.executable, "-P", "-m", "launcher.engine", settings.as_argument()),
         *vllm,
         *("--model", model_location(config, config_path)),
-        *("--served-model-name", *config.model.names),
         *("--host", "127.0.0.1", "--port", str(engine.port)),
-        *("--allowed-media-domains", NO_MEDIA_DOMAIN),
-        *("--shutdown-timeout", str(round(engine.stop_timeout_s))),
-        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
-        *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
-        *engine_arguments(engine.options),
+        *serving_arguments(config),
     ]
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     # vLLM's processes name themselves, which would otherwise overwrite the tag they are known by.
@@ -122,6 +117,18 @@ def engine_process(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
     if config.model.folder is not None:
         env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
     return Process(tuple(argv), env | engine.environment)
+
+
+def serving_arguments(config: DeployConfig) -> list[str]:
+    """How a model is served, wherever vLLM runs and whoever starts it."""
+    return [
+        *("--served-model-name", *config.model.names),
+        *("--allowed-media-domains", NO_MEDIA_DOMAIN),
+        *("--shutdown-timeout", str(round(config.engine.stop_timeout_s))),
+        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
+        *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
+        *engine_arguments(config.engine.options),
+    ]
 
 
 def engine_settings(config: DeployConfig, paths: Paths) -> Settings:
