@@ -15,9 +15,9 @@ START_S = 120
 
 
 def unit_word(text: str) -> str:
-    """One word of a unit's command line: systemd expands % and $, and splits at blanks."""
+    """A word in quotes: systemd expands %, and splits at blanks."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + escaped.replace("%", "%%").replace("$", "$$") + '"'
+    return '"' + escaped.replace("%", "%%") + '"'
 
 
 def unit_path(path: Path) -> str:
@@ -25,14 +25,24 @@ def unit_path(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
-def _command(words: Sequence[str]) -> str:
-    return " ".join(map(unit_word, words))
+def _command(deployment: Deployment, arguments: Sequence[str]) -> str:
+    """Our program with arguments, in which alone systemd expands $ too."""
+    program = str(deployment.site.root / ".venv/bin/step3vl")
+    if set("'\"\\") & set(program):
+        raise deployment.refuse(
+            "systemd", f"it runs no program with quotes or \\ in its path, as in {program}"
+        )
+    return " ".join([unit_word(program), *(unit_word(a.replace("$", "$$")) for a in arguments)])
 
 
 def systemd(deployment: Deployment) -> list[RenderedFile]:
-    """The unit, for the checkout and the user of the deployment's site."""
+    """The unit, for the checkout and the user of the deployment's site.
+
+    Raises:
+        ConfigError: systemd cannot run the checkout's program.
+    """
     site, config = deployment.site, deployment.config
-    program = str(site.root / ".venv/bin/step3vl")
+    arguments = ["up", "--foreground", "--config", str(deployment.config_path)]
     home = [f"Environment={unit_word(f'STEP3VL_HOME={site.home}')}"] if site.home else []
     content = template(UNIT).substitute(
         mark=mark("systemd"),
@@ -40,7 +50,7 @@ def systemd(deployment: Deployment) -> list[RenderedFile]:
         user=site.user,
         root=unit_path(site.root),
         environment="\n".join(home),
-        command=_command([program, "up", "--foreground", "--config", str(deployment.config_path)]),
+        command=_command(deployment, arguments),
         start=START_S,
         stop=config.stop_grace_s,
     )
