@@ -16,6 +16,7 @@ from launcher.planning import cards_table
 from launcher.profiles import PROFILES
 from launcher.sample import options_table, sample_yaml
 from launcher.targets import table as targets
+from launcher.targets.presets import PRESETS, providers_table
 
 
 def help_text() -> str:
@@ -39,8 +40,11 @@ def generated() -> dict[Path, str]:
     text = with_block(text, "help", f"```text\n{help_text()}```\n")
     cards = ROOT / "docs" / "cards.md"
     table = with_block(cards.read_text(), "cards", f"{cards_table()}\n")
-    samples = {Path(profile.path): sample_yaml(profile) for profile in PROFILES.values()}
-    return {readme: text, cards: table} | samples | targets.samples()
+    guide = ROOT / "docs" / "providers.md"
+    providers = with_block(guide.read_text(), "providers", providers_table())
+    profiles = [*PROFILES.values(), *(preset.profile for preset in PRESETS.values())]
+    samples = {Path(profile.path): sample_yaml(profile) for profile in profiles}
+    return {readme: text, cards: table, guide: providers} | samples | targets.samples()
 
 
 def main() -> int:
