@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from launcher import lifecycle
@@ -45,7 +46,12 @@ CONFIG_HELP = "a YAML file; without it: the one in use, else what fits this mach
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    return lifecycle.up(arguments.config, detach=arguments.detach, node=arguments.node)
+    return lifecycle.up(
+        arguments.config,
+        detach=arguments.detach,
+        foreground=arguments.foreground,
+        node=arguments.node,
+    )
 
 
 def _down(_arguments: argparse.Namespace) -> int:
@@ -102,6 +108,8 @@ def _render(arguments: argparse.Namespace) -> int:
     """Write supervisord's files where `up` would, or below a folder of the caller's."""
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
+    if arguments.target is not None:
+        return _render_target(arguments, load_config(selection.path), selection.path)
     config, _ = settled(load_config(selection.path), selection.path, paths)
     node = node_here(config, paths)
     if arguments.out is None:
@@ -111,12 +119,24 @@ def _render(arguments: argparse.Namespace) -> int:
             say(f"wrote: {file.path}")
         return 0 if written else _say_unchanged(paths.supervisord_conf)
     programs = programs_for(config, selection.path, paths, node)
-    for file in render_supervisord(programs, paths, config.logs):
-        path = Path(arguments.out).absolute() / file.path.name
-        if write_if_changed(RenderedFile(path, file.content, file.mode)):
-            say(f"wrote: {path}")
+    out, files = Path(arguments.out).absolute(), render_supervisord(programs, paths, config.logs)
+    return _write(replace(file, path=out / file.path.name) for file in files)
+
+
+def _render_target(arguments: argparse.Namespace, config: DeployConfig, config_path: Path) -> int:
+    """For another machine's cards perhaps, so nothing is planned, and nothing here is looked at."""
+    from launcher.targets.table import render_target
+
+    out = Path(arguments.out) if arguments.out is not None else None
+    return _write(render_target(arguments.target, config, config_path, out))
+
+
+def _write(files: Iterable[RenderedFile]) -> int:
+    for file in files:
+        if write_if_changed(file):
+            say(f"wrote: {file.path}")
         else:
-            _say_unchanged(path)
+            _say_unchanged(file.path)
     return 0
 
 
@@ -279,7 +299,11 @@ def build_parser() -> argparse.ArgumentParser:
     up = add("up", _up, "start everything, or apply a changed YAML, and wait until it answers")
     add_config(up)
     up.add_argument("--node", metavar="NAME", help="which machine of cluster.nodes this is")
-    up.add_argument("--detach", action="store_true", help="do not wait until it is ready")
+    waiting = up.add_mutually_exclusive_group()
+    waiting.add_argument("--detach", action="store_true", help="do not wait until it is ready")
+    waiting.add_argument(
+        "--foreground", action="store_true", help="become supervisord: for docker and systemd"
+    )
     add("down", _down, "stop everything")
     shown = add("status", _status, "show what runs; exit code 0 when it is ready")
     shown.add_argument("--json", action="store_true", help="for programs")
@@ -295,8 +319,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_config(add("check", _check, "say what would stand in the way of `up`; changes nothing"))
     doctor = add("doctor", _doctor, "write one file for a bug report, without secrets")
     doctor.add_argument("--out", default=".", metavar="PATH", help="the file, or a folder for it")
-    render = add("render", _render, "write supervisord's files without starting anything")
+    render = add("render", _render, "write files for supervisord, docker, compose, systemd or k8s")
     add_config(render)
+    render.add_argument(
+        "--target",
+        metavar="{docker,compose,systemd,k8s}",
+        help="what else runs the service; without it: supervisord",
+    )
     render.add_argument("--out", metavar="DIR", help="write them there instead")
     fits = add("plan", _plan, "say what fits this machine's cards, or others, and why")
     add_config(fits)

@@ -54,6 +54,8 @@ ENGINE_STOP_MARGIN_S = 2
 ROUTER_STOP_S = 5
 # Of what answers for a machine of a cluster, which stops last.
 NODE_STOP_S = 5
+# And what is outside (docker, systemd, Kubernetes) so much longer than supervisord.
+SERVICE_STOP_MARGIN_S = 10
 
 Thoughtful = Literal["low", "auto", "high"]
 THINKING_TOKENS: Mapping[Thoughtful, int] = {"low": 512, "auto": 4096, "high": 16384}
@@ -447,6 +449,24 @@ class DeployConfig(_Section):
     service: ServiceConfig = ServiceConfig()
     logs: LogsConfig = LogsConfig()
 
+    @property
+    def stop_wait_s(self) -> int:
+        """How long a stop of everything may take: the WebUI goes first, then the router where there
+        is one, then the engines, which stop together."""
+        return self.webui.stop_wait_s + self._others_stop_wait_s + self.engine.stop_wait_s
+
+    @property
+    def _others_stop_wait_s(self) -> int:
+        router = ROUTER_STOP_S if self.has_router else 0
+        return router + (NODE_STOP_S if self.cluster.nodes else 0)
+
+    @property
+    def stop_grace_s(self) -> int:
+        """When what is outside kills it all; by then supervisord has killed what did not stop."""
+        return max(
+            self.stop_wait_s + SERVICE_STOP_MARGIN_S, math.ceil(self.service.stop_limit_s or 0)
+        )
+
     @field_validator("*", mode="before")
     @classmethod
     def _may_be_left_empty(cls, value: Any) -> Any:
@@ -483,13 +503,11 @@ class DeployConfig(_Section):
     def _stops_before_it_is_killed(self) -> Self:
         """First the WebUI stops, then the engine, and then whatever is outside may kill."""
         limit = self.service.stop_limit_s
-        others = ROUTER_STOP_S if self.has_router else 0
-        others += NODE_STOP_S if self.cluster.nodes else 0
-        longest = self.webui.stop_wait_s + self.engine.stop_wait_s + others
-        if limit is not None and longest > limit:
+        if limit is not None and self.stop_wait_s > limit:
+            others = self._others_stop_wait_s
             between = f" then {others} for the router and its like," if others else ""
             raise ValueError(
-                f"a stop may take {longest:g} s, more than service.stop_limit_s ({limit:g}):"
+                f"a stop may take {self.stop_wait_s} s, more than service.stop_limit_s ({limit:g}):"
                 f" webui.stop_timeout_s and {WEBUI_STOP_MARGIN_S} more,{between} then"
                 f" engine.stop_timeout_s and {2 * ENGINE_STOP_MARGIN_S} more; lower them, or raise"
                 " it"

@@ -15,6 +15,8 @@ from launcher.paths import ROOT
 from launcher.planning import cards_table
 from launcher.profiles import PROFILES
 from launcher.sample import options_table, sample_yaml
+from launcher.targets import table as targets
+from launcher.targets.presets import PRESETS, providers_table
 
 
 def help_text() -> str:
@@ -38,11 +40,16 @@ def generated() -> dict[Path, str]:
     text = with_block(text, "help", f"```text\n{help_text()}```\n")
     cards = ROOT / "docs" / "cards.md"
     table = with_block(cards.read_text(), "cards", f"{cards_table()}\n")
-    return {readme: text, cards: table} | {Path(p.path): sample_yaml(p) for p in PROFILES.values()}
+    guide = ROOT / "docs" / "providers.md"
+    providers = with_block(guide.read_text(), "providers", providers_table())
+    profiles = [*PROFILES.values(), *(preset.profile for preset in PRESETS.values())]
+    samples = {Path(profile.path): sample_yaml(profile) for profile in profiles}
+    return {readme: text, cards: table, guide: providers} | samples | targets.samples()
 
 
 def main() -> int:
     for path, content in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     return 0
 

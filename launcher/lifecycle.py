@@ -158,18 +158,27 @@ def _forget_crashes(paths: Paths) -> None:
         paths.crashes_of(name).unlink(missing_ok=True)
 
 
+def _make_way(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
+    """Before a supervisord is started: nothing of an earlier one is left.
+
+    Raises:
+        LauncherError: one runs that cannot be spoken to, or something cannot be ended.
+    """
+    if (silent := supervisord.process()) is not None:
+        raise LauncherError(
+            f"supervisord (process {silent.pid}) runs and does not answer: its socket"
+            f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
+        )
+    _end_leftovers(paths, patience_s)
+    for name in EVERY:
+        paths.state_of(name).unlink(missing_ok=True)
+
+
 def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
     """Bring every program up, with the traces of an earlier failure removed."""
     _forget_crashes(paths)
     if not supervisord.is_running():
-        if (silent := supervisord.process()) is not None:
-            raise LauncherError(
-                f"supervisord (process {silent.pid}) runs and does not answer: its socket"
-                f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
-            )
-        _end_leftovers(paths, patience_s)
-        for name in EVERY:
-            paths.state_of(name).unlink(missing_ok=True)
+        _make_way(supervisord, paths, patience_s)
         supervisord.ensure_running()
         return
     supervisord.update()
@@ -220,10 +229,14 @@ def check_keys(config: DeployConfig, paths: Paths) -> None:
         )
 
 
-def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
+def up(
+    given: str | None, *, detach: bool, foreground: bool = False, node: str | None = None
+) -> int:
     """Start what is not running, apply what changed, wait until it answers.
 
     Args:
+        detach: do not wait.
+        foreground: become supervisord, for what keeps a process itself: docker, systemd.
         node: which machine of a cluster this is.
     """
     paths, began = Paths.from_environ(), time.time()
@@ -244,6 +257,8 @@ def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
         say("Waiting until what ran before has stopped.")
         supervisord.wait_until_stopped(_stop_limit(paths))
     refuse_other_config(selection.path, paths, supervisord)
+    if foreground and supervisord.is_running():
+        raise LauncherError("supervisord runs already; `launch down` first")
     check_cards(config, here)
     check_ports(config, paths, here)
     if here:
@@ -254,6 +269,10 @@ def up(given: str | None, *, detach: bool, node: str | None = None) -> int:
     _warn_of_idle_gpu()
     with _alone(paths):
         write_files(config, selection.path, paths, here)
+        if foreground:
+            _forget_crashes(paths)
+            _make_way(supervisord, paths, config.webui.stop_wait_s)
+            supervisord.become()  # the lock goes with the file, which exec closes
         _start_programs(supervisord, paths, config.webui.stop_wait_s)
     if detach:
         say("Started; `launch status` tells when it is ready.")

@@ -138,14 +138,9 @@ def engine_process(
         *(sys.executable, "-P", "-m", "launcher.engine", settings.as_argument()),
         *vllm,
         *("--model", model_location(config, config_path)),
-        *("--served-model-name", *config.model.names),
         *("--host", replica.host, "--port", str(replica.port)),
-        *("--allowed-media-domains", NO_MEDIA_DOMAIN),
         *(("--middleware", GUARD) if replica.node else ()),
-        *("--shutdown-timeout", str(round(engine.stop_timeout_s))),
-        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
-        *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
-        *engine_arguments(engine.options),
+        *serving_arguments(config),
     ]
     env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     # vLLM's processes name themselves, which would otherwise overwrite the tag they are known by.
@@ -157,6 +152,18 @@ def engine_process(
     if config.model.folder is not None:
         env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
     return Process(tuple(argv), env | engine.environment)
+
+
+def serving_arguments(config: DeployConfig) -> list[str]:
+    """How a model is served, wherever vLLM runs and whoever starts it."""
+    return [
+        *("--served-model-name", *config.model.names),
+        *("--allowed-media-domains", NO_MEDIA_DOMAIN),
+        *("--shutdown-timeout", str(round(config.engine.stop_timeout_s))),
+        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
+        *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
+        *engine_arguments(config.engine.options),
+    ]
 
 
 def engine_settings(config: DeployConfig, paths: Paths, replica: Replica) -> Settings:
@@ -291,6 +298,7 @@ def webui_process(
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
+        "WEBUI_SESSIONS": str(int(config.has_router)),
         "WEBUI_REPLICAS": str(paths.replicas) if config.has_router else "",
         "WEBUI_ENGINE_KEY_FILE": (
             str(cluster_key_file(config, config_path)) if config.cluster.nodes else ""

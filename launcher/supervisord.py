@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
@@ -129,10 +130,8 @@ class Supervisord:
         """
         if self.is_running():
             return
-        self._paths.socket.unlink(missing_ok=True)  # left by a supervisord that was killed
-        command = Path(sys.executable).parent / "supervisord"
         started = subprocess.run(
-            [command, "-c", self._paths.supervisord_conf],
+            self._command(),
             capture_output=True,
             text=True,
             check=False,
@@ -148,6 +147,16 @@ class Supervisord:
                 log = self._paths.log_of("supervisord")
                 raise LauncherError(f"supervisord did not answer in time; its log: {log}")
             time.sleep(POLL_S)
+
+    def become(self) -> NoReturn:
+        """Replace this process by it, in the foreground: SIGTERM then stops all, in order."""
+        command = [*self._command(), "--nodaemon"]
+        os.execv(command[0], command)  # noqa: S606
+
+    def _command(self) -> list[str]:
+        self._paths.socket.unlink(missing_ok=True)  # left by a supervisord that was killed
+        program = Path(sys.executable).parent / "supervisord"
+        return [str(program), "-c", str(self._paths.supervisord_conf)]
 
     def update(self) -> None:
         """Apply a changed configuration file: start, restart and remove what it says."""

@@ -39,7 +39,7 @@ def _files(config_path: Path, root: Path) -> list[RenderedFile]:
         replace(program, command=_system_command(program, root))
         for program in programs_for(config, config_path, paths, node)
     ]
-    rendered = render_programs(programs, paths, config.logs, user=_owner().pw_name)
+    rendered = render_programs(programs, paths, config.logs, user=owner().pw_name)
     return [
         RenderedFile(root / CONF, f"; {MARK}\n{rendered}", 0o644),
         RenderedFile(
@@ -60,12 +60,12 @@ def _system_command(program: Program, root: Path) -> tuple[str, ...]:
     """
     command = (str(root / SCRIPT),) if program.name == WEBUI else program.command
     home = os.environ.get("STEP3VL_HOME")
-    variables = [f"HOME={_owner().pw_dir}"]
+    variables = [f"HOME={owner().pw_dir}"]
     variables += [f"STEP3VL_HOME={Path(home).absolute()}"] if home else []
     return ("/usr/bin/env", *variables, *command)
 
 
-def _owner() -> pwd.struct_passwd:
+def owner() -> pwd.struct_passwd:
     """Whose checkout this is. Root's supervisord runs it as that user: what another user may
     change must not run as root.
 
@@ -83,10 +83,10 @@ def _owner() -> pwd.struct_passwd:
 
 def _hand_over(paths: Paths) -> None:
     """What root made in the checkout belongs to the checkout's owner."""
-    owner = _owner()
+    found = owner()
     for path in (paths.run, *paths.run.rglob("*"), paths.socket.parent, paths.etc):
         if path.exists() and os.geteuid() == 0:
-            os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+            os.chown(path, found.pw_uid, found.pw_gid, follow_symlinks=False)
 
 
 def _options_line(script: Path) -> str:

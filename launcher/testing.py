@@ -64,6 +64,7 @@ def run_tests(pytest_arguments: Sequence[str]) -> int:
     environ = {**os.environ, "STEP3VL_TEST_BROWSER": ensure_browser()}
     ensure_tool("npm", "npm", "the JavaScript examples, with Node 20,")
     ensure_tool("ip", "iproute2", "the tests in a network of their own")
+    ensure_tool("systemd-analyze", "systemd", "the tests of the unit")
     checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
     failed = [" ".join(check) for check in checks if _run(check, environ) != 0]
     if failed:  # said before pytest, whose summary must come last

@@ -51,8 +51,10 @@ class Settings:
     batch_folder: Path | None = None
     """Of the operator's, with pictures that all visitors may run batches over."""
     engine_state: Path | None = None
+    sessions: bool = False
+    """The upstream is a router that keeps a conversation on one engine."""
     replicas: Path | None = None
-    """Where the upstream is a router: which engines it has."""
+    """Where our own router's parent writes which engines it has."""
     engine_key_file: Path | None = None
     """With the key of engines on other machines."""
     address_file: Path | None = None
@@ -99,6 +101,7 @@ class Settings:
             batches=path("WEBUI_BATCHES"),
             batch_folder=path("WEBUI_BATCH_FOLDER"),
             engine_state=path("WEBUI_ENGINE_STATE"),
+            sessions=environ.get("WEBUI_SESSIONS") == "1",
             replicas=path("WEBUI_REPLICAS"),
             engine_key_file=path("WEBUI_ENGINE_KEY_FILE"),
             address_file=path("WEBUI_ADDRESS_FILE"),

@@ -195,6 +195,22 @@ def test_sigterm_of_supervisord_ends_everything(running: Deployment) -> None:
     assert own_processes(running) == []
 
 
+def test_up_in_the_foreground_is_one_process_that_stops_all(deployment: Deployment) -> None:
+    """As in a container or a unit: the process that was started keeps all, and SIGTERM ends it."""
+    command = [*LAUNCH, "up", "--foreground", "--config", str(deployment.config)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=deployment.home)
+    try:
+        wait_for(lambda: get_quietly(f"{deployment.url}/readyz") == 200, 60, "ready")
+        assert int((deployment.home / "run" / "supervisord.pid").read_text()) == process.pid
+        again = deployment.up("--foreground")
+        assert (again.returncode, again.stdout.count("\n")) == (1, 1)
+        assert "supervisord runs already; `launch down` first" in again.stderr
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+    assert own_processes(deployment) == []
+
+
 def test_start_script_serves_alone_in_the_foreground(running: Deployment) -> None:
     """``start-webui-service.sh --host --port`` needs no supervisord and wins over the YAML."""
     port = free_port()

@@ -198,7 +198,7 @@ class Gateway:
         if caller:
             exchange.key = caller.name
             caller.admit()
-        if self._settings.replicas is not None:
+        if self._settings.sessions:
             given = (value for name, value in scope["headers"] if name == SESSION)
             exchange.session = next(given, b"")
         try:
