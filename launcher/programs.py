@@ -218,6 +218,7 @@ def webui_process(
         "WEBUI_TASKS": json.dumps([task.model_dump() for task in webui.tasks]),
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
+        "WEBUI_SOCKETS": str(paths.sockets),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
         "WEBUI_ADDRESS_FILE": str(paths.webui_address),
         "GRADIO_TEMP_DIR": str(paths.run / "uploads"),
