@@ -10,7 +10,7 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 
-from webui.page_relay import PageRelay
+from webui.page_relay import PageRelay, State
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 GOOD_RUN_S = 60.0
 # Ends before it has ever answered, after which visitors are told.
 FAILED_STARTS = 3
-# It is asked every few seconds. So many times in a row without an answer, and it hangs; before its
-# first answer it may be importing, on a machine that is busy loading a model.
+# It is asked every few seconds. So many times without an answer, and it hangs; before it listens it
+# may be importing for long, on a machine that is busy loading a model.
 LOOK_S, ANSWER_S = 2.0, 4.0
-MISSES, MISSES_AT_START = 4, 150
+MOST_SILENT, MOST_ABSENT = 4, 150
 # To put away what has come of its visitors' answers.
 STOP_S = 2.0
 
@@ -83,14 +83,17 @@ class PageProcess:
 
     async def _watch(self, process: Process) -> None:
         """Kill it if it hangs."""
-        missed, patience = 0, MISSES_AT_START
-        while missed < patience:
+        silent = absent = 0
+        while silent < MOST_SILENT and absent < MOST_ABSENT:
             await asyncio.sleep(LOOK_S)
-            if await self._relay.is_answering(ANSWER_S):
-                missed, patience = 0, MISSES
-                self._failed_starts, self._relay.is_broken = 0, False
-            else:
-                missed += 1
+            match await self._relay.state(ANSWER_S):
+                case State.ANSWERS:
+                    silent = absent = self._failed_starts = 0
+                    self._relay.is_broken = False
+                case State.SILENT:
+                    silent += 1
+                case State.ABSENT:
+                    absent += 1
         logger.warning("the page does not answer")
         with contextlib.suppress(ProcessLookupError):
             process.kill()

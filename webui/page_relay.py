@@ -7,6 +7,8 @@ the page has just ended, visitors get a small page that reloads itself.
 from __future__ import annotations
 
 import asyncio
+import enum
+import errno
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from http import HTTPStatus
@@ -37,6 +39,7 @@ BROKEN = WAITING.replace(
 
 # gradio would fetch URLs for anyone who asks for a "file" with one of these.
 FORBIDDEN = ("/gradio_api/file=http", "/gradio_api/proxy=", "/file=http", "/proxy=")
+NOBODY_LISTENS = frozenset({errno.ENOENT, errno.ECONNREFUSED})
 # A file in pieces of this size, at most so much of it in memory.
 PIECE_BYTES = 65_536
 
@@ -50,6 +53,16 @@ ADDED = ("accept", "accept-encoding", "content-type", "user-agent")
 
 # Of a target, what stays as it was sent.
 _TARGET = "".join(map(chr, range(0x21, 0x7F)))
+
+
+class State(enum.Enum):
+    """Of the page's process, as far as it can be seen from here."""
+
+    ABSENT = enum.auto()
+    """It does not listen, or not yet."""
+    SILENT = enum.auto()
+    """It listens, and does not answer."""
+    ANSWERS = enum.auto()
 
 
 class PageRelay:
@@ -72,13 +85,15 @@ class PageRelay:
         self.is_broken = False
         """Whether the page has tried to start, and could not."""
 
-    async def is_answering(self, seconds: float) -> bool:
-        """Whether the page's process answers at all, within so many seconds."""
+    async def state(self, seconds: float) -> State:
+        """Of the page's process, which is given so many seconds to answer."""
         try:
             async with asyncio.timeout(seconds), self._client.head("http://page/livez") as answer:
-                return answer.status == HTTPStatus.OK
+                return State.ANSWERS if answer.status == HTTPStatus.OK else State.SILENT
+        except aiohttp.ClientConnectorError as error:
+            return State.ABSENT if error.os_error.errno in NOBODY_LISTENS else State.SILENT
         except (TimeoutError, aiohttp.ClientError):
-            return False
+            return State.SILENT
 
     def hang_up(self) -> None:
         """End all that is being passed on: a browser tab holds a connection while it is open."""

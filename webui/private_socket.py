@@ -17,6 +17,8 @@ from uvicorn.server import ServerState
 API, PAGE = "webui-api.sock", "webui-page.sock"
 # Longer than the clients here keep a connection: no request meets one that is being closed.
 KEEP_ALIVE_S = 60
+# All visitors at once.
+BACKLOG = 2048
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +45,9 @@ async def serving(app: ASGIApp, path: Path, *, behind_proxy: bool = False) -> As
     state = ServerState()
     listener = _listener(path)
     server = await asyncio.get_running_loop().create_unix_server(
-        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}), sock=listener
+        lambda: HttpToolsProtocol(config=config, server_state=state, app_state={}),
+        sock=listener,
+        backlog=BACKLOG,
     )
     try:
         yield

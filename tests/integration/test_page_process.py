@@ -13,6 +13,8 @@ import re
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ from deployments import Engine, Webui, answers, running_webui
 from support import wait_for
 
 from launcher.leftovers import TAG
-from webui.page_process import ANSWER_S, LOOK_S, MISSES
+from webui.page_process import ANSWER_S, LOOK_S, MOST_SILENT
 from webui.private_socket import API, PAGE
 
 PATIENCE_S = 120  # for the start of a page, on a machine that is busy
@@ -135,7 +137,7 @@ def test_a_page_that_hangs_is_replaced(start: Start) -> None:
     with start() as webui, ThreadPoolExecutor(2) as pool:
         hung = page_of(webui)
         hung.suspend()
-        limit_s = LOOK_S + MISSES * (LOOK_S + ANSWER_S) + PATIENCE_S / 10
+        limit_s = LOOK_S + MOST_SILENT * (LOOK_S + ANSWER_S) + PATIENCE_S / 10
         visitor = pool.submit(ask, webui, "/", None, limit_s)
         other = pool.submit(ask, webui, "/config", None, limit_s)
         for _ in range(20):
@@ -202,6 +204,16 @@ def test_sockets_are_private_and_go_with_the_process(start: Start) -> None:
         assert not [*sockets.iterdir()]
 
 
+def test_the_gateway_knows_nothing_of_the_pages_library() -> None:
+    """So it answers before that is imported, and shares no lock of the interpreter with it."""
+    program = (
+        "import sys, webui.__main__;"
+        "print(*{'gradio', 'fastapi', 'openai', 'pandas', 'numpy'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "\n"
+
+
 def test_the_api_goes_first(start: Start) -> None:
     """Where the cores are full; the engine's share is not the page's either."""
     with start() as webui:
@@ -214,7 +226,7 @@ def test_a_closed_tab_ends_the_engines_work(start: Start) -> None:
         webui.engine.script(words=1000, delay_s=0.05)
         with question(webui) as answer:
             received = b""
-            while b" 5 6" not in received:
+            while received.count(b"process_generating") < 5:
                 received += answer.recv(65_536)
         wait_for(lambda: webui.engine.seen()[-1]["outcome"] == "aborted", 1.0, "it is told")
 

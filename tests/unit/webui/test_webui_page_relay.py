@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from webui.page_relay import PageRelay
+from webui.page_relay import PageRelay, State
 from webui.private_socket import serving
 
 LIMIT_S = 20.0
@@ -272,7 +272,7 @@ def test_without_a_page_visitors_are_told(
         relay.is_broken = broken
         answer = Answer(scope_of(path, method))
         await relay(answer.scope, answer.receive, answer.send)
-        assert not await relay.is_answering(1.0)
+        assert await relay.state(1.0) is State.ABSENT
         await relay.close()
         return answer
 
@@ -283,6 +283,26 @@ def test_without_a_page_visitors_are_told(
     else:
         assert b'http-equiv="refresh"' in answer.body
         assert (b"could not start" in answer.body) == broken
+
+
+@pytest.mark.parametrize(("status", "state"), [(200, State.ANSWERS), (500, State.SILENT)])
+def test_it_is_seen_whether_the_page_answers(tmp_path: Path, status: int, state: State) -> None:
+    """One that listens and says nothing hangs."""
+    asked: list[str] = []
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        if len(asked) == 1:
+            await receive()
+            await receive()  # up to the end of the connection
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body"})
+
+    async def work(relay: PageRelay) -> list[State]:
+        return [await relay.state(0.1), await relay.state(LIMIT_S)]
+
+    assert relayed(page, tmp_path, work) == [State.SILENT, state]
+    assert asked == ["/livez", "/livez"]
 
 
 def test_hanging_up_ends_what_is_passed_on(tmp_path: Path) -> None:
