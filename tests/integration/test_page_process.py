@@ -48,10 +48,9 @@ def start(engine_process: Engine, tmp_path: Path) -> Start:
 
     @contextlib.contextmanager
     def starting(**settings: str) -> Iterator[Webui]:
-        engine_process.script()
-        with running_webui(
-            tmp_path, engine_process, WEBUI_UPSTREAM_IDLE_S="60", **settings
-        ) as webui:
+        patient = {"WEBUI_UPSTREAM_IDLE_S": "60", **settings}
+        with running_webui(tmp_path, engine_process, **patient) as webui:
+            engine_process.script()
             wait_until_shown(webui)
             yield webui
 
