@@ -12,7 +12,7 @@ import uvicorn
 
 from webui.app import Webui
 from webui.gateway.keys import KeysError
-from webui.process import log_to_stdout, run_and_exit
+from webui.process import leave_to_rest, log_to_stdout, run_and_exit
 from webui.server import Deadlines, Protocol, raise_file_limit
 from webui.settings import Settings
 
@@ -84,6 +84,7 @@ async def serve(settings: Settings) -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
+    leave_to_rest()
     await Server(config, webui, settings.stop_timeout_s).serve()
 
 

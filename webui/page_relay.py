@@ -76,7 +76,7 @@ class PageRelay:
         self._client = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(str(socket), limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             skip_auto_headers=ADDED,
             read_bufsize=PIECE_BYTES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import os
@@ -22,6 +23,14 @@ def log_to_stdout() -> None:
     )
     for client in ("httpx", "httpx2"):  # a line for each request otherwise
         logging.getLogger(client).setLevel(logging.WARNING)
+
+
+def leave_to_rest() -> None:
+    """Do not search what has been imported and built for garbage during requests; it stays. (Of
+    gradio's that is half a million objects.)"""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def run_and_exit(work: Coroutine[Any, Any, None]) -> NoReturn:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import os
 import signal
 import sys
 
 from webui.private_socket import API, PAGE, serving
-from webui.process import log_to_stdout, run_and_exit
+from webui.process import leave_to_rest, log_to_stdout, run_and_exit
 from webui.settings import Settings
 
 # The API goes first where the cores are full. Not by more: an engine without a GPU takes them all.
@@ -31,7 +30,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with service.app.router.lifespan_context(service.app):
-        _leave_to_rest()
+        leave_to_rest()
         async with serving(service.app, settings.sockets / PAGE, behind_proxy=True):
             await stopped.wait()
             await service.close()
@@ -42,13 +41,6 @@ def _end_with(gateway: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != gateway:  # it has ended already
         raise SystemExit(1)
-
-
-def _leave_to_rest() -> None:
-    """Do not search gradio's half a million objects for garbage during requests; they stay."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
 
 
 def main() -> None:
