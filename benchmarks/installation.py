@@ -34,6 +34,7 @@ ENGINE_CORE = "EngineCore"
 WORKER = "Worker"
 PARENT = "engine's parent"
 WEB = "WebUI"
+PAGE = "page"
 SUPERVISORD = "supervisord"
 CHILD = "child of the engine"
 """Whatever else runs below the engine's parent."""
@@ -306,6 +307,8 @@ def role_of(command_line: list[str]) -> str | None:
         return PARENT
     if command_line[-1] == "webui":
         return WEB
+    if "webui.chat" in command_line:
+        return PAGE
     if "--served-model-name" in command_line:
         return API_SERVER
     # vLLM's processes name themselves: VLLM::EngineCore, VLLM::Worker_TP0.

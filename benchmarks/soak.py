@@ -39,6 +39,7 @@ from benchmarks.installation import (
     CUT,
     ENGINE_CORE,
     NO_ANSWER,
+    PAGE,
     PARENT,
     POLL_S,
     REAL_ONLY,
@@ -65,7 +66,7 @@ BETWEEN_S = 0.1
 AFTER_A_FAILURE_S = 0.5
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
-VICTIMS = (API_SERVER, ENGINE_CORE, WORKER, CHILD, PARENT, WEB, SUPERVISORD)
+VICTIMS = (API_SERVER, ENGINE_CORE, WORKER, CHILD, PARENT, WEB, PAGE, SUPERVISORD)
 
 # Longer than the seconds in which supervisord counts an end as a failed start: after three of those
 # in a row it gives up, as it should.

@@ -126,7 +126,7 @@ class Box:
     def webui_memory(self) -> float:
         supervisord = psutil.Process(int((self.home / "run" / "supervisord.pid").read_text()))
         [webui] = [p for p in supervisord.children() if "webui" in p.cmdline()]
-        return webui.memory_info().rss / 1e6
+        return sum(p.memory_info().rss for p in [webui, *webui.children(recursive=True)]) / 1e6
 
     def down(self) -> None:
         with self.launch("down") as down:

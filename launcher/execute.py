@@ -123,8 +123,10 @@ def _webui(paths: Paths, config: str | None, host: str | None, port: int | None)
         raise CannotStartError(f"{WEBUI}: {problem}")
     process = webui_process(settings, selected.path, paths, *listen_on)
     if os.environ.get(UNDER_SUPERVISORD) != WEBUI:
-        # One started by hand beside the service must not pass for the service's own.
+        # One started by hand beside the service must not pass for the service's own, nor take its
+        # page from it.
         process.env.pop("WEBUI_ADDRESS_FILE")
+        process.env.pop("WEBUI_SOCKETS")
     return process
 
 

@@ -54,6 +54,11 @@ class Paths:
         return Path(tempfile.gettempdir()) / f"step3vl-{os.getuid()}-{digest}" / "supervisor.sock"
 
     @property
+    def sockets(self) -> Path:
+        """For the WebUI's own sockets, whose names are no longer than supervisord's."""
+        return self.socket.parent
+
+    @property
     def pidfile(self) -> Path:
         return self.run / "supervisord.pid"
 

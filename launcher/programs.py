@@ -297,6 +297,7 @@ def webui_process(
         "WEBUI_TASKS": json.dumps([task.model_dump() for task in webui.tasks]),
         "WEBUI_SECRET_FILE": str(paths.secret),
         "WEBUI_STOP_TIMEOUT_S": str(webui.stop_timeout_s),
+        "WEBUI_SOCKETS": str(paths.sockets),
         "WEBUI_ENGINE_STATE": str(paths.engine_state),
         "WEBUI_SESSIONS": str(int(config.has_router)),
         "WEBUI_REPLICAS": str(paths.replicas) if config.has_router else "",

@@ -260,7 +260,8 @@ def supervised_program(folder: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         log = folder / "vllm.log"
-        wait_for(lambda: log.exists() and "begun" in log.read_text(), 30, "the program runs")
+        # The whole line, which unbuffered output writes word by word.
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"), 30, "the program runs")
         yield f"unix://{folder}/s.sock"
     finally:
         process.terminate()

@@ -55,6 +55,7 @@ CASES = {
     37: "the engine is loading, breaks off, sends garbage or falls silent",
     39: "slow clients, by the hundred",
     40: "more requests than can be answered at once, and long silence",
+    41: "the page's process is killed, hangs or cannot start",
 }
 """By their numbers; those that are left out are not used."""
 

@@ -1,20 +1,18 @@
-"""``python -m webui``: the WebUI alone, told by its environment (see settings.py)."""
+"""``python -m webui``: the gateway, which starts the page; told by its environment (see
+settings.py)."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import os
 import socket
-import sys
 from types import FrameType
 
 import uvicorn
-import uvloop
 
 from webui.app import Webui
 from webui.gateway.keys import KeysError
+from webui.process import leave_to_rest, log_to_stdout, run_and_exit
 from webui.server import Deadlines, Protocol, raise_file_limit
 from webui.settings import Settings
 
@@ -86,27 +84,18 @@ async def serve(settings: Settings) -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
+    leave_to_rest()
     await Server(config, webui, settings.stop_timeout_s).serve()
 
 
 def main() -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log is read while it is written
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    for client in ("httpx", "httpx2"):  # a line for each request otherwise
-        logging.getLogger(client).setLevel(logging.WARNING)
+    log_to_stdout()
     raise_file_limit()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(serve(Settings.from_environ()))
-        except KeysError as error:
-            logging.error("%s", error)  # noqa: TRY400  (no traceback for a mistake of the reader's)
-            return 1
-        # Threads would be waited for: one may have to import gradio first, or to decode a picture.
-        sys.stdout.flush()
-        os._exit(0)
+    try:
+        run_and_exit(serve(Settings.from_environ()))
+    except KeysError as error:
+        logging.error("%s", error)  # noqa: TRY400  (no traceback for a mistake of the reader's)
+        return 1
 
 
 if __name__ == "__main__":

@@ -9,20 +9,19 @@ import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from webui.engine_status import EngineProbe
+from webui.engine_status import EngineProbe, authorization, engine_client
 from webui.gateway.api import Gateway
 from webui.gateway.cache import AnswerCache
 from webui.gateway.chat import Chat
-from webui.gateway.engine_client import EngineClient
 from webui.gateway.engine_metrics import EngineMetrics
 from webui.gateway.errors import ApiError, engine_unavailable, shutting_down, unexpected
 from webui.gateway.exchange import address_of
@@ -31,22 +30,17 @@ from webui.gateway.images import Images, install_secret
 from webui.gateway.keys import Keys
 from webui.gateway.metrics import Metrics
 from webui.gateway.relay import Relay
-from webui.gateway.uploads import Uploads
+from webui.gateway.uploads import Uploads, new_secret
 from webui.guarded_page import GuardedPage
 from webui.health import Health
-from webui.lazy_page import LazyPage
 from webui.neighbour import watch_over
+from webui.page_process import PageProcess
+from webui.page_relay import PageRelay
+from webui.private_socket import API, PAGE, serving
 from webui.settings import Settings
-
-if TYPE_CHECKING:
-    import openai
-
-    from webui.chat.batches import Batches
-    from webui.chat.history import History
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 5.0
 API_PATHS = ("/api", "/v1")
 
 
@@ -60,9 +54,6 @@ class Webui:
         self._settings = settings
         self._engine = engine_client(settings)
         self._probe = EngineProbe(self._engine, settings.model, settings.engine_state)
-        self._page = LazyPage(self._build_page)
-        self._page_client: openai.AsyncOpenAI | None = None
-        self._batches: Batches | None = None
         self._keys = Keys(settings.keys_file, required=settings.require_keys)
         self._metrics = Metrics()
         self._cache = _answer_cache(settings)
@@ -79,17 +70,22 @@ class Webui:
         self._engine_metrics = EngineMetrics(
             self._relay, settings.replicas, authorization(settings)
         )
-        self._uploads = Uploads()
+        secret = new_secret()
         self._images = Images(
             self._image_urls,
             settings.max_upload_mb,
             settings.max_request_mb,
             install_secret(settings.secret_file),
-            self._uploads,
+            Uploads(secret),
         )
         chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
         gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
         self._gateway = gateway
+        self._own_folder = TemporaryDirectory(prefix="step3vl-")
+        self._sockets = settings.sockets or Path(self._own_folder.name)
+        self._page = PageRelay(self._sockets / PAGE)
+        told = {"WEBUI_SOCKETS": str(self._sockets), "WEBUI_UPLOAD_SECRET": secret}
+        self._page_process = PageProcess(self._page, os.environ | told)
         self._guarded_page = GuardedPage(
             self._page, self._keys, settings.uploads, settings.max_upload_mb
         )
@@ -141,60 +137,33 @@ class Webui:
             self._keys.caller(request.headers.raw, address_of(request.scope))
         except ApiError as error:
             return error.as_answer()
-        text = self._metrics.text()
-        text += (
-            await self._engine_metrics.text() or b""
-        )  # without an engine, the gateway's own alone
+        return await self._figures()
+
+    async def _figures(self) -> Response:
+        engines = await self._engine_metrics.text()
+        text = self._metrics.text() + (engines or b"")
         return Response(text, media_type="text/plain; version=0.0.4")
 
-    def _build_page(self) -> FastAPI:
-        # gradio is imported here, in a thread, while the API already answers.
-        from webui.chat.batch_handlers import BatchHandlers
-        from webui.chat.batches import Batches
-        from webui.chat.control import Control
-        from webui.chat.engine import connect
-        from webui.chat.page import Service, build_app
-        from webui.chat.session import ChatSession
-        from webui.chat.status_handlers import StatusHandlers
-        from webui.chat.tasks import all_tasks
-        from webui.chat.vitals import Monitor, gpu_used
-
-        settings, client = self._settings, connect(self._gateway)
-        self._page_client = client
-        tasks = all_tasks(settings.tasks)
-        session = ChatSession(
-            client,
-            settings.model,
-            self._probe,
-            self._uploads.address_of,
-            tasks,
-            _history(settings),
-        )
-        monitor = Monitor(self._engine_metrics.text, self._metrics.answering, gpu_used)
-        status = StatusHandlers(monitor, Control(), self._keys.is_admin)
-        batch = None
-        if settings.batches is not None and settings.uploads is not None:
-            self._batches = Batches(
-                settings.batches,
-                client,
-                settings.history_days or 1,
-                settings.max_upload_mb,
-                settings.batch_folder,
-            )
-            batch = BatchHandlers(self._batches, settings.model, tasks, settings.uploads)
-        return build_app(session, Service(status, batch), settings)
+    async def _serve_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the page's process asks, over a socket of this machine: the API with its visitors'
+        keys, and the figures, which they all may see."""
+        scope = {**scope, "client": ("127.0.0.1", 0)}
+        if scope["path"] == "/metrics":
+            answer = await self._figures()
+            await answer(scope, receive, send)
+        else:
+            await self._gateway(scope, receive, send)
 
     async def drain(self) -> None:
         """Let go of the page's connections and take no more requests. Answers of the API may
         finish, for ``stop_timeout_s`` or until :meth:`hurry`; those that do not are ended.
         """
         self._probe.closing = True
-        self._page.close()
-        if self._batches is not None:
-            self._batches.close()
-        if self._page_client is not None:  # what had come is kept; nobody sees the rest
-            await self._page_client.close()
-        await self._gateway.drain(self._settings.stop_timeout_s)
+        self._page.hang_up()
+        # What its visitors ask counts as answers of the API: with the process they end.
+        await asyncio.gather(
+            self._page_process.stop(), self._gateway.drain(self._settings.stop_timeout_s)
+        )
 
     def hurry(self) -> None:
         """End what :meth:`drain` waits for."""
@@ -202,14 +171,16 @@ class Webui:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        page = asyncio.create_task(self._page.run())
         watching = asyncio.create_task(watch_over(self._settings.engine_state))
-        with _address_file(self._settings):
-            yield
-        self._page.close()
-        for task in (page, watching):
-            task.cancel()
-        await asyncio.gather(page, watching, return_exceptions=True)
+        async with serving(self._serve_page, self._sockets / API):
+            self._page_process.start()
+            with _address_file(self._settings):
+                yield
+            await self._page_process.stop()
+            await self._page.close()
+        self._own_folder.cleanup()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
         self._images.close()
         if self._cache:
             self._cache.close()
@@ -217,37 +188,6 @@ class Webui:
         self._engine_metrics.close()
         self._engine.close()
         self._gateway.write_log()
-
-
-def engine_client(settings: Settings) -> EngineClient:
-    """Of the engine that the settings name."""
-    return EngineClient(
-        settings.upstream,
-        connect_s=CONNECT_TIMEOUT_S,
-        silence_s=settings.upstream_idle_s,
-        authorization=authorization(settings),
-    )
-
-
-def authorization(settings: Settings) -> str:
-    """The header that engines on other machines want; empty where there are none."""
-    if settings.engine_key_file is None:
-        return ""
-    return f"Bearer {settings.engine_key_file.read_text().strip()}"
-
-
-def _history(settings: Settings) -> History | None:
-    from webui.chat.history import History, HistoryError
-
-    if settings.history is None or settings.uploads is None:
-        return None
-    try:
-        return History(
-            settings.history, settings.uploads, settings.history_mb, settings.history_days
-        )
-    except HistoryError as error:
-        logger.warning("conversations are not kept: %s: %s", error.code, error.__cause__)
-        return None
 
 
 def _answer_cache(settings: Settings) -> AnswerCache | None:

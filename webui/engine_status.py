@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from webui.gateway.engine_client import EngineClient, EngineGoneError, EngineRefusedError
+from webui.settings import Settings
 
+CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 LOOK_AGAIN_S = 1.0
 RETRY_AFTER_S = 5
@@ -89,6 +91,23 @@ SILENT = EngineStatus(ready=False, phase="down", message="the engine does not an
 CLOSING = EngineStatus(
     ready=False, phase="stopping", message="the service is being stopped or restarted"
 )
+
+
+def engine_client(settings: Settings) -> EngineClient:
+    """Of the engine that the settings name."""
+    return EngineClient(
+        settings.upstream,
+        connect_s=CONNECT_TIMEOUT_S,
+        silence_s=settings.upstream_idle_s,
+        authorization=authorization(settings),
+    )
+
+
+def authorization(settings: Settings) -> str:
+    """The header that engines on other machines want; empty where there are none."""
+    if settings.engine_key_file is None:
+        return ""
+    return f"Bearer {settings.engine_key_file.read_text().strip()}"
 
 
 class EngineProbe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ class Settings:
     """For the batches that visitors start on the page."""
     batch_folder: Path | None = None
     """Of the operator's, with pictures that all visitors may run batches over."""
+    sockets: Path | None = None
+    """A folder of this user's alone, for those between the gateway and the page. Its path must be
+    short: a socket's has 107 bytes at most."""
+    upload_secret: str = field(default="", repr=False)
+    """Which the gateway makes, and tells the page."""
     engine_state: Path | None = None
     sessions: bool = False
     """The upstream is a router that keeps a conversation on one engine."""
@@ -100,6 +105,8 @@ class Settings:
             history_days=int(environ.get("WEBUI_HISTORY_DAYS", cls.history_days)),
             batches=path("WEBUI_BATCHES"),
             batch_folder=path("WEBUI_BATCH_FOLDER"),
+            sockets=path("WEBUI_SOCKETS"),
+            upload_secret=environ.get("WEBUI_UPLOAD_SECRET", ""),
             engine_state=path("WEBUI_ENGINE_STATE"),
             sessions=environ.get("WEBUI_SESSIONS") == "1",
             replicas=path("WEBUI_REPLICAS"),

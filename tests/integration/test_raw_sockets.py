@@ -27,7 +27,7 @@ from deployments import Engine, Webui, running_webui
 from raw_corpus import BODY, CL, HOST, NOT_OFFERED, PATH, REFUSED, START, TAKEN, TE, get, plain
 from support import free_port, wait_for
 
-from webui.app import engine_client
+from webui.engine_status import engine_client
 from webui.settings import Settings
 
 HEAD_S = 0.8

@@ -17,6 +17,7 @@ from benchmarks.installation import (
     CUT,
     ENGINE_CORE,
     NO_ANSWER,
+    PAGE,
     PARENT,
     WEB,
     WORKER,
@@ -160,6 +161,7 @@ def test_nobody_listens() -> None:
     [
         (["python", "-P", "-m", "launcher.engine", "{}", "x", "--served-model-name"], PARENT),
         (["python", "-P", "-m", "webui"], WEB),
+        (["python", "-P", "-m", "webui.chat", "1"], PAGE),
         (["python", "fake_vllm.py", "--model", "x", "--served-model-name", "one"], API_SERVER),
         (["VLLM::EngineCore"], ENGINE_CORE),
         (["VLLM::Worker_TP0"], WORKER),

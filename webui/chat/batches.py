@@ -1,4 +1,4 @@
-"""Batches that visitors start on the page: they run in this process, whoever looks; after a restart
+"""Batches that visitors start on the page: they run in its process, whoever looks; after a restart
 they can go on."""
 
 from __future__ import annotations

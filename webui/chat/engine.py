@@ -1,4 +1,4 @@
-"""The page's way to the engine: the asynchronous openai client, on the API of this process.
+"""The page's way to the engine: the asynchronous openai client, on the gateway's API.
 
 So the page has what the API has: a budget for thinking beside the answer's, pictures that are sent
 to the engine once, limits, and errors that say what to do.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
-from starlette.types import ASGIApp
-
-from webui.chat.transport import InProcess
 
 # Fields that are no fields of OpenAI's.
 OWN = {"thinking", "continue_final_message", "add_generation_prompt"}
+
+
+# Over its socket, whatever the host.
+GATEWAY = "http://127.0.0.1"
+METRICS_TIMEOUT_S = 5.0
 
 
 class EngineError(Exception):
@@ -40,14 +43,21 @@ class Delta:
     usage: tuple[int, int] | None = None
 
 
-def connect(gateway: ASGIApp) -> openai.AsyncOpenAI:
-    """A client for the API of this process."""
+def http_client(socket: Path) -> httpx2.AsyncClient:
+    """For the gateway's socket."""
+    limits = httpx2.Limits(max_connections=None)  # the gateway has its own
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket), limits=limits)
+    return openai.DefaultAsyncHttpxClient(transport=transport, trust_env=False)
+
+
+def connect(http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+    """A client for the gateway's API."""
     return openai.AsyncOpenAI(
-        base_url="http://127.0.0.1/v1",
+        base_url=f"{GATEWAY}/v1",
         api_key="none",
         max_retries=0,
         timeout=None,  # the gateway has its own
-        http_client=openai.DefaultAsyncHttpxClient(transport=InProcess(gateway), trust_env=False),
+        http_client=http,
     )
 
 
@@ -99,6 +109,15 @@ async def context_tokens(client: openai.AsyncOpenAI, key: str) -> int | None:
     # vLLM's own field; the client keeps what it does not know.
     lengths = [getattr(model, "max_model_len", None) for model in models.data]
     return min((length for length in lengths if isinstance(length, int)), default=None)
+
+
+async def metrics(http: httpx2.AsyncClient) -> bytes | None:
+    """The gateway's figures and the engine's, in Prometheus's format; None without an answer."""
+    try:
+        answer = await http.get(f"{GATEWAY}/metrics", timeout=METRICS_TIMEOUT_S)
+    except httpx2.HTTPError:
+        return None
+    return answer.content if answer.is_success else None
 
 
 def _headers(key: str) -> dict[str, str]:

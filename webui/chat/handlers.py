@@ -119,7 +119,17 @@ class Handlers:
                 gr.Warning(text(wish.problem, visitor_of(request).language))
             yield self._shown(request, desk)[0]
             return
-        updates = self._updates(wish, Options(*options), visitor_of(request))
+        answered = self._answered(request, desk, wish, Options(*options))
+        with self._session.open():
+            async with contextlib.aclosing(answered):
+                async for shown in answered:
+                    yield shown
+
+    async def _answered(
+        self, request: gr.Request, desk: Desk, wish: Wish, options: Options
+    ) -> AsyncGenerator[Any, None]:
+        """What is shown while an answer comes. It is kept, however it ends."""
+        updates = self._updates(wish, options, visitor_of(request))
         otherwise, is_kept = desk.talk, False
         try:
             with desk.answering(wish.before) as is_wanted:

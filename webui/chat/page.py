@@ -12,6 +12,8 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils
+from starlette.requests import Request
+from starlette.responses import Response
 
 from webui.chat.batch_handlers import BatchHandlers
 from webui.chat.desk import Desk
@@ -105,7 +107,7 @@ def build_page(
         for trigger in (page.load, gr.Timer(BANNER_SECONDS).tick):
             trigger(handlers.banner, None, banner, show_progress="hidden", queue=False)
     page.queue(max_size=WAITING_ANSWERS, api_open=False)
-    # An idle queue would look for work a thousand times a second, in the API's own thread.
+    # An idle queue would look for work a thousand times a second.
     page._queue.sleep_when_free = QUEUE_SLEEP_S
     _take_only_uploads(page)
     return page
@@ -322,12 +324,19 @@ async def _fetch_nothing(_url: str, **_: Any) -> str:
     raise gr.Error("Attach the picture itself, not its address.")
 
 
+async def _live(_request: Request) -> Response:
+    """For whoever watches over this process."""
+    return Response()
+
+
 def build_app(session: ChatSession, service: Service, settings: Settings) -> FastAPI:
     """The page as an ASGI application; its lifespan must be run by whoever serves it."""
     notice = Words(settings.notice, settings.notice_zh or settings.notice)
     say = gr.I18n(**translations(session.tasks, notice))
+    outer = FastAPI(openapi_url=None)
+    outer.add_route("/livez", _live)
     app: FastAPI = gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
+        outer,
         build_page(session, service, settings, say),
         path="/",
         root_path=settings.root_path or None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from webui.pictures import PictureError, media_type
 
 # A browser cannot show more than this many changes a second, and each costs a message.
 REDRAW_S = 0.04
-# Of all visitors together: the API of this process needs the time, too.
+# Of all visitors together: drawing takes most of the page's time.
 CHANGES_A_SECOND = 60
 
 
@@ -72,6 +72,26 @@ class ChatSession:
         self.tasks = tasks
         self.history = history
         self._answering = 0
+        self._open = 0
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """For as long as what :meth:`send` or :meth:`go_on` gives is not put away."""
+        self._open += 1
+        self._all_closed.clear()
+        try:
+            yield
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._all_closed.set()
+
+    async def close(self) -> None:
+        """End every answer; what has come is put away."""
+        await self._client.close()
+        await self._all_closed.wait()
 
     async def send(
         self,

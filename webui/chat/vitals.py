@@ -1,4 +1,4 @@
-"""How the service does: figures of the last minutes, from the engine's metrics."""
+"""How the service does: figures of the last minutes, from the metrics of gateway and engine."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from dataclasses import dataclass
 LOOK_AGAIN_S = 2.0
 KEPT = 150  # five minutes, while somebody looks
 
-# vLLM's names, and what its counters are called that this reads.
+# The gateway's names and vLLM's, and what their figures are called that this reads.
 NAMES = {
-    b"num_requests_running": "running",
-    b"num_requests_waiting": "waiting",
-    b"kv_cache_usage_perc": "kv_used",
-    b"generation_tokens_total": "tokens",
-    b"time_to_first_token_seconds_sum": "first_s",
-    b"time_to_first_token_seconds_count": "firsts",
+    b"step3vl_requests_running": "answering",
+    b"vllm:num_requests_running": "running",
+    b"vllm:num_requests_waiting": "waiting",
+    b"vllm:kv_cache_usage_perc": "kv_used",
+    b"vllm:generation_tokens_total": "tokens",
+    b"vllm:time_to_first_token_seconds_sum": "first_s",
+    b"vllm:time_to_first_token_seconds_count": "firsts",
 }
-_LINE = re.compile(
-    rb"^vllm:(" + b"|".join(NAMES) + rb")(?:\{[^\n]*\})? ([0-9.eE+-]+)$", re.MULTILINE
-)
+_LINE = re.compile(rb"^(" + b"|".join(NAMES) + rb")(?:\{[^\n]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Vitals:
     """At one moment; what is not known is None. Rates are since the moment before."""
 
-    answering: float
-    """Requests that this gateway is answering."""
+    answering: float | None = None
+    """Requests that the gateway is answering."""
     running: float | None = None
     waiting: float | None = None
     kv_used: float | None = None
@@ -55,8 +54,7 @@ class Monitor:
     """Looks while somebody asks, however many do: every two seconds at most.
 
     Args:
-        fetch: the engine's metrics, in Prometheus's format.
-        answering: how many requests the gateway is answering.
+        fetch: the gateway's metrics and the engine's, in Prometheus's format.
         gpu: how full the cards are; None where there is none.
         now: seconds of a steady clock.
     """
@@ -64,12 +62,10 @@ class Monitor:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[bytes | None]],
-        answering: Callable[[], float],
         gpu: Callable[[], float | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
-        self._answering = answering
         self._gpu = gpu
         self._now = now
         self._looking = asyncio.Lock()
@@ -97,7 +93,7 @@ class Monitor:
         is_new = any(more.get(name, 0.0) < 0 for name in ("tokens", "firsts"))
         tokens, firsts = more.get("tokens"), more.get("firsts", 0.0)
         return Vitals(
-            self._answering(),
+            figures.get("answering"),
             figures.get("running"),
             figures.get("waiting"),
             figures.get("kv_used"),

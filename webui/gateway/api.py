@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -222,7 +223,7 @@ class Gateway:
             with self._at_once:  # not before: bodies that come slowly would hold the places
                 work = handler(body, exchange)
                 del body  # not to be kept in memory for as long as the answer takes
-                await unless(until_gone(receive), work)
+                await unless(partial(until_gone, receive), work)
 
     @staticmethod
     async def _refuse(error: ApiError, receive: Receive, exchange: Exchange) -> None:

@@ -103,12 +103,12 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-async def unless(end: Awaitable[object], work: Awaitable[None]) -> None:
+async def unless(end: Callable[[], Awaitable[object]], work: Awaitable[None]) -> None:
     """Do ``work``, and cancel it the moment ``end`` comes."""
     doing = this_task()
 
     async def watch() -> None:
-        await end
+        await end()
         doing.cancel()
 
     watching = asyncio.create_task(watch())

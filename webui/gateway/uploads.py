@@ -6,12 +6,17 @@ import secrets
 from pathlib import Path
 
 
-class Uploads:
-    """Addresses of files. They begin with a secret of this process, so that no other client can
-    name a file, and mean nothing to anybody else."""
+def new_secret() -> str:
+    """For a gateway and its page."""
+    return secrets.token_urlsafe(32)
 
-    def __init__(self) -> None:
-        self._start = f"upload-{secrets.token_urlsafe(32)}:"
+
+class Uploads:
+    """Addresses of files. They begin with a secret that the gateway shares with its page alone, so
+    that no other client can name a file, and mean nothing to anybody else."""
+
+    def __init__(self, secret: str) -> None:
+        self._start = f"upload-{secret}:"
 
     def address_of(self, path: Path) -> str:
         """What stands where another client's request has a URL."""

@@ -152,7 +152,8 @@ def test_only_the_services_own_webui_says_where_it_listens(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One started by hand beside the service must not pass for it; its port is the given one."""
+    """One started by hand beside the service must not pass for it, nor take its page; its port is
+    the given one."""
     monkeypatch.setattr(execute, "end_with_parent", lambda _: None)
     if manager is not None:
         monkeypatch.setenv(UNDER_SUPERVISORD, manager)
@@ -161,6 +162,7 @@ def test_only_the_services_own_webui_says_where_it_listens(
         run(WEBUI, tmp_path, port)
     _, env = caught.value.args
     assert (str(port), expected) == (env["WEBUI_PORT"], "WEBUI_ADDRESS_FILE" in env)
+    assert ("WEBUI_SOCKETS" in env) == expected
 
 
 @pytest.mark.parametrize("name", [ENGINE, WEBUI])

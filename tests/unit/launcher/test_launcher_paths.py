@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.paths import MAX_SOCKET_PATH, ROOT, Paths
+from webui.private_socket import API, PAGE
 
 
 def test_without_a_home_files_lie_in_environment_and_checkout() -> None:
@@ -42,6 +43,15 @@ def test_a_socket_never_has_a_path_too_long_for_one(letter: str) -> None:
         fits = len(os.fsencode(beside)) <= MAX_SOCKET_PATH
         assert fits == (beside == paths.socket)
         assert len(os.fsencode(paths.socket)) <= MAX_SOCKET_PATH
+
+
+def test_the_webuis_sockets_fit_where_supervisords_does() -> None:
+    """In a folder that is made for this user only; a socket's path has 107 bytes at most."""
+    for length in (1, 200):
+        paths = Paths(etc=Path("/etc"), run=Path("/") / ("x" * length))
+        assert paths.sockets == paths.socket.parent
+        for name in (API, PAGE):
+            assert len(os.fsencode(paths.sockets / name)) <= MAX_SOCKET_PATH
 
 
 def test_two_installations_never_share_a_socket_in_tmp() -> None:

@@ -355,6 +355,7 @@ def test_the_webui_reads_back_what_it_is_told() -> None:
         checkpoint=checkpoint_stamp(config, YAML),
         uploads=PATHS.run / "uploads",
         batches=PATHS.run / "batches",
+        sockets=PATHS.run,
         engine_state=PATHS.engine_state,
         address_file=PATHS.webui_address,
         stop_timeout_s=4.5,

@@ -14,7 +14,7 @@ from support import png
 from webui.gateway.errors import ApiError
 from webui.gateway.image_urls import ImageUrls
 from webui.gateway.images import Images
-from webui.gateway.uploads import Uploads
+from webui.gateway.uploads import Uploads, new_secret
 
 
 @pytest.fixture
@@ -25,12 +25,13 @@ def red(tmp_path: Path) -> Path:
 
 
 def test_an_address_is_known_to_its_maker_only(red: Path) -> None:
-    """Another process's, a cut one, and a plain path mean nothing."""
-    uploads = Uploads()
+    """Another gateway's, a cut one, and a plain path mean nothing."""
+    secret = new_secret()
+    uploads = Uploads(secret)
     address = uploads.address_of(red)
-    assert uploads.path_of(address) == red
+    assert uploads.path_of(address) == Uploads(secret).path_of(address) == red
     others = [
-        Uploads().address_of(red),
+        Uploads(new_secret()).address_of(red),
         address[1:],
         address.upper(),
         str(red),
@@ -65,7 +66,7 @@ def images(uploads: Uploads) -> Iterator[Images]:
 
 @pytest.fixture
 def uploads() -> Uploads:
-    return Uploads()
+    return Uploads(new_secret())
 
 
 def test_a_file_is_read_once_however_long_the_talk(

@@ -13,8 +13,11 @@ from webui.chat.view import banner, progress
 from webui.chat.vitals import KEPT, Monitor, Vitals, read_metrics
 from webui.engine_status import Cause, EngineStatus
 
-# As vLLM 0.32 writes them.
-TEXT = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
+# As the gateway and vLLM 0.32 write them.
+TEXT = b"""# TYPE step3vl_requests_running gauge
+step3vl_requests_running 5.0
+step3vl_requests_total{key="-",path="/models",status="200"} 9.0
+# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="a} b"} 3.0
 vllm:num_requests_waiting{engine="0",model_name="a} b"} 2.0
@@ -42,13 +45,14 @@ class Service:
 
     def says(self, tokens: float, first_s: float, firsts: float) -> None:
         self.text = (
+            "step3vl_requests_running 5.0\n"
             f"vllm:generation_tokens_total {tokens}\n"
             f"vllm:time_to_first_token_seconds_sum {first_s}\n"
             f"vllm:time_to_first_token_seconds_count {firsts}\n"
         ).encode()
 
     def monitor(self) -> Monitor:
-        return Monitor(self.fetch, lambda: 5.0, lambda: None, lambda: self.now)
+        return Monitor(self.fetch, lambda: None, lambda: self.now)
 
 
 def last(monitor: Monitor) -> Vitals:
@@ -58,6 +62,7 @@ def last(monitor: Monitor) -> Vitals:
 def test_figures_are_summed_up_over_engines() -> None:
     """And nothing is taken that only begins like them."""
     assert read_metrics(TEXT) == {
+        "answering": 5.0,
         "running": 3.0,
         "waiting": 2.0,
         "kv_used": 0.25,
@@ -115,7 +120,7 @@ def test_an_engine_that_is_not_there_is_a_gap() -> None:
     points = asyncio.run(monitor.look())
     assert len(points) == KEPT
     assert [point.running for point in points].count(None) == 1
-    assert charts(points, "en").count("<polyline") == 1 + 4 * 2
+    assert charts(points, "en").count("<polyline") == 5 * 2
 
 
 def test_charts_show_what_is_known() -> None:
