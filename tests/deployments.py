@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -201,18 +203,19 @@ def running_webui(folder: Path, engine: Engine, **settings: str) -> Iterator[Web
         "GRADIO_ANALYTICS_ENABLED": "False",
         **settings,
     }
-    with (folder / "webui.log").open("wb") as log:
+    with contextlib.ExitStack() as at_end:
+        # Its sockets' folder; one that is killed leaves it. The test's own has too long a path.
+        environ["TMPDIR"] = at_end.enter_context(TemporaryDirectory())
+        log = at_end.enter_context((folder / "webui.log").open("wb"))
         command = [sys.executable, "-P", "-m", "webui"]
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
-    try:
+        at_end.callback(end, process)
         url = f"http://127.0.0.1:{environ['WEBUI_PORT']}"
         wait_for(
             lambda: process.poll() is not None or answers(f"{url}/readyz"), 30, "the WebUI is ready"
         )
         assert process.returncode is None, f"it ended with {process.returncode}"
         yield Webui(url, engine, process, folder / "webui.log")
-    finally:
-        end(process)
 
 
 def answers(url: str) -> bool:

@@ -81,8 +81,10 @@ class Webui:
         chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
         gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
         self._gateway = gateway
-        self._own_folder = TemporaryDirectory(prefix="step3vl-")
-        self._sockets = settings.sockets or Path(self._own_folder.name)
+        self._at_end = contextlib.ExitStack()
+        self._sockets = settings.sockets or Path(
+            self._at_end.enter_context(TemporaryDirectory(prefix="step3vl-"))
+        )
         self._page = PageRelay(self._sockets / PAGE)
         told = {"WEBUI_SOCKETS": str(self._sockets), "WEBUI_UPLOAD_SECRET": secret}
         self._page_process = PageProcess(self._page, os.environ | told)
@@ -178,7 +180,7 @@ class Webui:
                 yield
             await self._page_process.stop()
             await self._page.close()
-        self._own_folder.cleanup()
+        self._at_end.close()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         self._images.close()
