@@ -20,6 +20,7 @@ from launcher.programs import cluster_key_file
 from launcher.terminal import say, warn
 
 KEY_CHARACTERS = 32
+OTHERS = 0o077
 ASK_S = 3.0
 ASKED_AT_ONCE = 32
 RESTART_MARGIN_S = 30.0
@@ -37,11 +38,18 @@ def ensure_key(config: DeployConfig, config_path: Path, node: str) -> None:
     """The head makes the key; the others are given it.
 
     Raises:
-        ConfigError: it is not here, or is none.
+        ConfigError: it is not here, is none, or cannot be read or made.
     """
     file = cluster_key_file(config, config_path)
+    try:
+        _ensure_key(file, is_head=has_head(config, node))
+    except OSError as error:
+        raise ConfigError(f"cluster.key_file: {file}: {error.strerror}") from None
+
+
+def _ensure_key(file: Path, *, is_head: bool) -> None:
     if not file.exists():
-        if not has_head(config, node):
+        if not is_head:
             raise ConfigError(
                 f"cluster.key_file: {file} is not here; copy it from the head, where `launch up`"
                 " makes it"
@@ -50,6 +58,8 @@ def ensure_key(config: DeployConfig, config_path: Path, node: str) -> None:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(secrets.token_urlsafe(KEY_CHARACTERS) + "\n")
         say(f"Made the cluster's key, {file}: copy it to the other machines, beside the YAML.")
+    if file.stat().st_mode & OTHERS:
+        raise ConfigError(f"{file} can be read by others: chmod 600 {file}")
     if len(key := read_key(file)) < KEY_CHARACTERS or len(key.split()) != 1:
         raise ConfigError(f"{file} holds no key; delete it on the head, and `launch up` makes one")
 

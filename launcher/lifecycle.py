@@ -17,7 +17,7 @@ from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
-from launcher.layout import has_head, replicas_on
+from launcher.layout import ENGINE, has_head, replicas_on
 from launcher.leftovers import kill_all, tag_of, tagged, wake
 from launcher.nodes import node_here
 from launcher.paths import Paths
@@ -170,6 +170,7 @@ def _make_way(supervisord: Supervisord, paths: Paths, patience_s: float) -> None
             f" {paths.socket} is gone; `kill {silent.pid}`, then `launch up`"
         )
     _end_leftovers(paths, patience_s)
+    paths.draining.unlink(missing_ok=True)
     for name in EVERY:
         paths.state_of(name).unlink(missing_ok=True)
 
@@ -242,7 +243,7 @@ def up(
     paths, began = Paths.from_environ(), time.time()
     selection = select_config(given, paths)
     say(f"Configuration: {selection.path} ({selection.reason})")
-    config = load_config(selection.path)
+    config = as_written = load_config(selection.path)
     supervisord = Supervisord(paths)
     here = node_here(config, paths, node)
     check_folders(config, selection.path)
@@ -263,7 +264,7 @@ def up(
     check_ports(config, paths, here)
     if here:
         ensure_key(config, selection.path, here)
-        check_others(config, selection.path, here)
+        check_others(as_written, selection.path, here)
     if has_head(config, here):
         check_keys(config, paths)
     _warn_of_idle_gpu()
@@ -357,6 +358,11 @@ def restart(name: str) -> int:
     supervisord.stop(name)
     _forget_crashes(paths)
     supervisord.start(name)
+    if name.startswith(f"{ENGINE}-"):
+        watch = StartWatch(supervisord, paths, began, ProgressLine())
+        watch.wait_for_engines([name], config.engine.start_timeout_s + WEBUI_START_S)
+        say(f"{name}: ready after {time.time() - began:.0f} s")
+        return 0
     if name != WEBUI:
         return _wait(supervisord, paths, config, node_here(config, paths), began)
     address = StartWatch(supervisord, paths, began, ProgressLine()).wait_for_webui(WEBUI_START_S)

@@ -11,6 +11,8 @@ from launcher.layout import Replica
 
 # A loaded machine may answer late once; a second time is no accident.
 SILENCES = 2
+# In what is known of an engine: its message is for those who run it alone.
+ADVICE = "advice"
 # In which an engine's parent knows better than an engine that says it is well.
 UNFIT = {STALLED, STOPPING}
 # The further, the more there is to say of it.
@@ -76,6 +78,8 @@ def together(members: Sequence[Member]) -> tuple[str, str, dict[str, Any]]:
         count = "" if routed == len(members) else f": {routed} of {len(members)} engines"
         return READY, f"ready{count}", {}
     best = max(members, key=_progress)
+    if best.document.get(ADVICE):
+        return best.phase, "waiting for the engines on other machines", {}
     more = {key: best.document[key] for key in ("shards", "cause") if key in best.document}
     return best.phase, f"{best.replica.title}: {best.message}", more
 

@@ -65,8 +65,8 @@ class NodeAgent:
         if program not in self._settings.states:
             return web.json_response({"error": f"no engine {program!r} here"}, status=404)
         try:
-            await asyncio.to_thread(self._supervisord.stop, program)
-            await asyncio.to_thread(self._supervisord.start, program)
+            limit = self._settings.stop_wait_s
+            await asyncio.to_thread(self._supervisord.restart, program, limit)
         except LauncherError as error:
             return web.json_response({"error": str(error)}, status=500)
         return web.json_response({"restarted": program})

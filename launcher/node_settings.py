@@ -41,6 +41,7 @@ class AgentSettings:
     host: str
     port: int
     key_file: str
+    stop_wait_s: int
     versions: dict[str, str]
     states: dict[str, str]
     """By program, where its engine's parent writes."""

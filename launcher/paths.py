@@ -101,7 +101,12 @@ class Paths:
     @property
     def draining(self) -> Path:
         """The engine that is to get no new requests, by its title, while it is being restarted."""
-        return self.run / "draining"
+        return self.run / "draining.json"
+
+    @property
+    def rolling_lock(self) -> Path:
+        """Held by a rolling restart."""
+        return self.run / "rolling.lock"
 
     @property
     def node(self) -> Path:

@@ -151,7 +151,11 @@ def engine_process(
         env[KEY_FILE] = str(cluster_key_file(config, config_path))
     if config.model.folder is not None:
         env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
-    return Process(tuple(argv), env | engine.environment)
+    env |= engine.environment
+    if replica.node:
+        # vLLM's server would believe a header that says that a request is from this machine.
+        env["FORWARDED_ALLOW_IPS"] = ""
+    return Process(tuple(argv), env)
 
 
 def serving_arguments(config: DeployConfig) -> list[str]:
@@ -238,6 +242,7 @@ def node_process(
         host=node.address,
         port=config.engine.port,
         key_file=str(cluster_key_file(config, config_path)),
+        stop_wait_s=config.engine.stop_wait_s,
         versions=asdict(Versions.here(config)),
         states={r.name: str(paths.state_of(r.name)) for r in replicas_on(config, node.name)},
     )
@@ -322,6 +327,17 @@ def start_script_options() -> str:
     return ""
 
 
+def _key_stamp(config: DeployConfig, config_path: Path) -> str:
+    """Changes with the cluster's key, which each program reads when it starts."""
+    if not config.cluster.nodes:
+        return ""
+    try:
+        key = cluster_key_file(config, config_path).read_bytes()
+    except OSError:  # said where it is needed
+        return ""
+    return hashlib.sha256(b"stamp" + key).hexdigest()[:16]
+
+
 def _fingerprint(process: Process, *more: str) -> str:
     # Not the tag: it is the run folder's, which may not be there yet.
     env = sorted((name, value) for name, value in process.env.items() if name != TAG)
@@ -361,7 +377,7 @@ def _webui_program(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
         startsecs=3,
         startretries=3,
         stopwaitsecs=config.webui.stop_wait_s,
-        fingerprint=_fingerprint(settings, start_script_options()),
+        fingerprint=_fingerprint(settings, start_script_options(), _key_stamp(config, config_path)),
     )
 
 
@@ -373,7 +389,9 @@ def _router_program(config: DeployConfig, config_path: Path, paths: Paths) -> Pr
         startsecs=3,
         startretries=3,
         stopwaitsecs=ROUTER_STOP_S,
-        fingerprint=_fingerprint(router_process(config, config_path, paths)),
+        fingerprint=_fingerprint(
+            router_process(config, config_path, paths), _key_stamp(config, config_path)
+        ),
     )
 
 
@@ -387,7 +405,9 @@ def _node_program(
         startsecs=3,
         startretries=3,
         stopwaitsecs=NODE_STOP_S,
-        fingerprint=_fingerprint(node_process(config, config_path, paths, node)),
+        fingerprint=_fingerprint(
+            node_process(config, config_path, paths, node), _key_stamp(config, config_path)
+        ),
     )
 
 
@@ -407,7 +427,9 @@ def _engine_program(
         startretries=2,
         # vLLM drains, then its parent kills what is left; only then would supervisord kill.
         stopwaitsecs=config.engine.stop_wait_s,
-        fingerprint=_fingerprint(engine_process(config, config_path, paths, replica)),
+        fingerprint=_fingerprint(
+            engine_process(config, config_path, paths, replica), _key_stamp(config, config_path)
+        ),
         group=ENGINE if replica.name != ENGINE else "",
     )
 

@@ -15,7 +15,7 @@ from launcher.engine_state import FAILED, READY, STOPPED, read_document
 from launcher.errors import LauncherError
 from launcher.layout import ENGINE
 from launcher.paths import Paths
-from launcher.programs import WEBUI
+from launcher.programs import NODE, WEBUI
 from launcher.supervisord import FATAL, ProgramState, Supervisord
 from launcher.terminal import ProgressLine
 
@@ -169,6 +169,9 @@ class StartWatch:
         """
         try:
             while self._clock() - self._since < timeout:
+                for program in self._supervisord.states():
+                    if program.state in ENDED and program.name in {NODE, *names}:
+                        raise LauncherError(self._why(program))
                 states = {n: read_engine_state(self._paths.state_of(n)) for n in names}
                 for name, state in states.items():
                     if state and state.phase == FAILED and state.changed_at >= self._since:

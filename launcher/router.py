@@ -33,7 +33,7 @@ from launcher.engine_state import (
 )
 from launcher.layout import LOOPBACK
 from launcher.leftovers import end_with_parent
-from launcher.members import Health, Member, together
+from launcher.members import ADVICE, Health, Member, together
 from launcher.router_settings import RouterSettings
 
 LOOK_S = 0.25
@@ -43,6 +43,8 @@ HEALTH_S = 3.0
 ORDER_S = 5.0
 ASK_S = 1.0
 STOP_S = 3.0
+# The gateway has limits of its own.
+MAX_BODY_BYTES = 2_000_000_000
 
 
 def command(port: int, figures_port: int) -> list[str]:
@@ -53,12 +55,10 @@ def command(port: int, figures_port: int) -> list[str]:
         *("--health-check-interval-secs", "5", "--health-success-threshold", "1"),
         *("--health-check-timeout-secs", "3", "--health-failure-threshold", "2"),
         *("--worker-startup-check-interval", "1", "--disable-circuit-breaker"),
-        # The gateway has limits of its own; a long answer is no fault.
         *("--request-timeout-secs", "86400"),
-        # A request that meets an engine in the moment of its death is tried again until that engine
-        # has been taken out.
-        *("--retry-max-retries", "6", "--retry-initial-backoff-ms", "50"),
-        *("--retry-backoff-multiplier", "2", "--retry-max-backoff-ms", "800"),
+        # It would send what an engine answers with 500 to the same one again and again; the gateway
+        # tries again what no engine has answered.
+        *("--disable-retries", "--max-payload-size", str(MAX_BODY_BYTES)),
         *("--prometheus-host", LOOPBACK, "--prometheus-port", str(figures_port)),
         *("--log-level", "warning"),
     ]
@@ -74,6 +74,7 @@ class Router:
         self._members = [Member(replica) for replica in settings.engines]
         self._state = StateFile(Path(settings.state))
         self._said: object = None
+        self._urls = {member.replica.url for member in self._members}
         self._documents: dict[str, Mapping[str, object]] = defaultdict(dict)
         """By title, what is known of engines on other machines."""
         key = read_key(Path(settings.key_file)) if settings.key_file else ""
@@ -92,6 +93,7 @@ class Router:
         )
         ended, stopped = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())
         following = [asyncio.create_task(self._follow(member)) for member in self._members]
+        following.append(asyncio.create_task(self._keep_strangers_out()))
         for node, url in self._settings.agents.items():
             following.append(asyncio.create_task(self._ask_about(node, url)))
         await asyncio.wait([ended, stopped, *following], return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +131,7 @@ class Router:
     async def _change(self, member: Member) -> None:
         """Have it get requests, or no more."""
         order = "remove_worker" if member.is_routed else "add_worker"
-        if await self._order(order, member):
+        if await self._order(order, member.replica.url):
             member.is_routed = not member.is_routed
             words = "gets requests" if member.is_routed else "gets no more requests"
             say(f"{member.replica.title} {words}")
@@ -161,32 +163,55 @@ class Router:
                 words = f"is not started: `launch up --node {node}` there"
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError):
             words = "does not answer"
-        return {"": {"phase": WAITING, "message": words}}
+        return {"": {"phase": WAITING, "message": words, ADVICE: True}}
+
+    async def _keep_strangers_out(self) -> None:
+        """Whoever is on this machine can give the router orders, and a page in its browser too:
+        another engine would be sent questions, pictures, and the cluster's key."""
+        while True:
+            for url in await self._listed() - self._urls:
+                say(f"{url} is no engine of ours; it is taken out")
+                await self._order("remove_worker", url)
+            await asyncio.sleep(LOOK_S)
+
+    async def _listed(self) -> set[str]:
+        """The engines that the router has."""
+        limit = aiohttp.ClientTimeout(total=ORDER_S)
+        try:
+            async with self._session.get(f"{self._url}/list_workers", timeout=limit) as answer:
+                return {str(url) for url in (await answer.json())["urls"]}
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError):
+            return set()
 
     def _document(self, member: Member) -> Mapping[str, object]:
         file = self._settings.states.get(member.replica.title)
         return read_document(Path(file)) if file else self._documents[member.replica.title]
 
     def _draining(self) -> str:
-        try:
-            return Path(self._settings.draining).read_text().strip()
-        except OSError:
+        """The engine that is to get nothing new, for as long as whoever wants it so is there."""
+        document = read_document(Path(self._settings.draining))
+        pid = document.get("pid")
+        if not isinstance(pid, int) or not Path(f"/proc/{pid}").exists():
             return ""
+        return str(document.get("engine"))
 
     async def _health(self, member: Member) -> Health:
         limit = aiohttp.ClientTimeout(total=HEALTH_S)
         try:
-            async with self._session.get(f"{member.replica.url}/health", timeout=limit) as answer:
+            # With the key, where there is one: an engine that has another is not ours to ask.
+            async with self._session.get(
+                f"{member.replica.url}/health", headers=self._headers, timeout=limit
+            ) as answer:
                 return answer.status == 200
         except TimeoutError:
             return None
         except (aiohttp.ClientError, OSError):
             return False
 
-    async def _order(self, order: str, member: Member) -> bool:
+    async def _order(self, order: str, engine: str) -> bool:
         """Whether the router has it so now; while it starts, it has not."""
         limit = aiohttp.ClientTimeout(total=ORDER_S)
-        url, query = f"{self._url}/{order}", {"url": member.replica.url}
+        url, query = f"{self._url}/{order}", {"url": engine}
         try:
             async with self._session.post(url, params=query, timeout=limit) as answer:
                 text = await answer.text()

@@ -197,6 +197,25 @@ class Supervisord:
         with self._speaking() as rpc:
             rpc.stopProcessGroup(name, True)
 
+    def restart(self, name: str, timeout: float) -> None:
+        """End a program, and return once supervisord has another one in its place. It starts again
+        what ends without its own order: one order, so that nothing is left stopped.
+
+        Raises:
+            LauncherError: it was still there after ``timeout`` seconds.
+        """
+        [program] = self._named(name)
+        if program.state not in {RUNNING, STARTING}:
+            self._call("startProcess", program, ignore=_ALREADY_STARTED)
+            return
+        with self._speaking() as rpc:
+            rpc.signalProcess(f"{program.group}:{program.name}", "TERM")
+        deadline = time.monotonic() + timeout
+        while self._named(name)[0].pid == program.pid:
+            if time.monotonic() > deadline:
+                raise LauncherError(f"{name} has not stopped after {timeout:.0f} s")
+            time.sleep(POLL_S)
+
     def _named(self, name: str) -> list[ProgramState]:
         """
         Raises:

@@ -76,7 +76,7 @@ def start_seconds(deployment: Deployment) -> int:
 
 
 def check_own_engine(deployment: Deployment) -> None:
-    """Refuse a YAML whose engine is a program that no image has.
+    """Refuse a YAML whose engine is a program that no image has, and one for several machines.
 
     Raises:
         ConfigError: saying so.
@@ -84,6 +84,10 @@ def check_own_engine(deployment: Deployment) -> None:
     if deployment.config.engine.command is not None:
         raise deployment.refuse(
             "engine.command", "a container runs its image's vLLM; leave the key out for this target"
+        )
+    if deployment.config.cluster.nodes:
+        raise deployment.refuse(
+            "cluster.nodes", "a container has no address of its own there; write engine.replicas"
         )
 
 

@@ -59,8 +59,6 @@ def _check(deployment: Deployment) -> None:
         raise deployment.refuse(
             "model.folder", "a folder of this machine, which no pod has; write model.hub_id"
         )
-    if config.cluster.nodes:
-        raise deployment.refuse("cluster.nodes", "Kubernetes knows its own; write engine.replicas")
     if config.webui.batch_folder:
         raise deployment.refuse("webui.batch_folder", "a folder of this machine, which no pod has")
     if secret := [name for name in config.engine.options if is_secret_name(name)]:

@@ -170,6 +170,7 @@ def main(folder: Path) -> None:
         found = start(head, others)
         found["doors"] = doors((head.folder / "cluster-key").read_text().strip())
         found["rolling"] = rolling(head)
+        found["other key"] = other_key(head, others[0])
         found["cut"] = cut_off(head, others[0])
         found["status"] = json.loads(head.launch("status", "--json").stdout)
         found["down"] = [one.launch("down").returncode for one in (head, *others)]
@@ -187,8 +188,11 @@ def start(head: Host, others: list[Host]) -> dict[str, Any]:
     key = (head.folder / "cluster-key").read_text()
     found["waiting"] = json.loads(head.launch("status", "--json").stdout)["others"]
     others[1].write(stop_timeout_s=6)
+    (others[0].folder / "cluster-key").write_text(key)
+    found["open key"] = said(others[0].up())
     for other in others:
         (other.folder / "cluster-key").write_text(key)
+        (other.folder / "cluster-key").chmod(0o600)
     started = [others[0].up(), others[1].up()]
     found["another YAML"] = said(started[1])
     others[1].write()
@@ -214,6 +218,21 @@ def doors(key: str) -> dict[str, int]:
         "with the key": exchange(*engine, "POST", "/v1/chat/completions", chat, key)[0],
         "state with the key": exchange(*agent, "GET", "/state", key=key)[0],
     }
+
+
+def other_key(head: Host, other: Host) -> dict[str, Any]:
+    """A machine that was given another key, and then the right one."""
+    file = other.folder / "cluster-key"
+    right = file.read_text()
+    file.write_text("another" * 6)
+    up = other.up().returncode
+    wait_for(lambda: routed(head) == BOTH - {"gpu1/vllm-0"}, 20, "it is taken out")
+    answers = [ask(f"without it {number}") for number in range(4)]
+    shown = head.launch("status").stdout
+    file.write_text(right)
+    up += other.up().returncode
+    wait_for(lambda: routed(head) == BOTH, 30, "it is back")
+    return {"up": up, "answers": answers, "status": shown}
 
 
 def rolling(head: Host) -> dict[str, Any]:

@@ -45,6 +45,18 @@ def test_a_machine_that_is_not_started_is_named(seen: dict[str, Any]) -> None:
         assert f"is not started: `launch up --node {name}` there" == messages[f"{name}/vllm-0"]
 
 
+def test_a_key_that_others_can_read_is_refused(seen: dict[str, Any]) -> None:
+    assert "can be read by others: chmod 600" in seen["open key"]
+
+
+def test_a_machine_with_another_key_gets_nothing_and_is_named(seen: dict[str, Any]) -> None:
+    """Its engine starts again with the key that its machine has now."""
+    other = seen["other key"]
+    assert other["up"] == 0
+    assert other["answers"] == [200] * 4
+    assert "has another key: copy cluster.key_file to gpu1" in other["status"]
+
+
 def test_another_yaml_is_named_before_anything_starts(seen: dict[str, Any]) -> None:
     assert "head (10.9.0.1) was started with another YAML" in seen["another YAML"]
 

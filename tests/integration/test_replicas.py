@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -166,7 +168,6 @@ def test_without_an_engine_it_says_so(cluster: Deployment) -> None:
     wait_for(lambda: not routed(cluster), 10, "none gets requests")
     code, document = ask(cluster, "anyone?")
     assert (code, document["error"]["code"]) == (503, "engine_unavailable")
-    assert "vllm-" not in json.dumps(document["error"]["code"])
     assert get(f"{cluster.url}/readyz")[0] == 503
     assert "http://127.0.0.1" not in json.dumps(document)
     cluster.ctl("start", "vllm:*")
@@ -233,3 +234,81 @@ def test_large_requests_pass_the_router(cluster: Deployment) -> None:
     text = "x" * 50_000_000
     code, document = ask(cluster, text)
     assert (code, document["object"]) == (200, "chat.completion")
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_engines_refusal_is_told_as_with_one_engine(
+    cluster: Deployment, path: str, stream: bool, status: int
+) -> None:
+    """The router calls it a stream where one was asked for."""
+    for index in (0, 1):
+        Engine(engine_url(cluster, index), None).script(status=status, error="too long")
+    try:
+        answer = send(cluster, path, {"prompt": "x", "stream": stream})
+        tries = len([*seen(cluster, 0), *seen(cluster, 1)])
+    finally:
+        for index in (0, 1):
+            Engine(engine_url(cluster, index), None).script(delay_s=0.02)
+    assert answer == (status, "application/json", "too long")
+    assert path == "completions" or tries <= 1, "and asked no more often"
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_what_the_router_cannot_read_is_the_clients_mistake(cluster: Deployment, path: str) -> None:
+    code, kind, message = send(cluster, path, {"prompt": "x", "top_k": "many"})
+    assert (code, kind) == (400, "application/json")
+    assert "top_k" in message
+
+
+def send(deployment: Deployment, path: str, more: dict[str, Any]) -> tuple[int, str, str]:
+    """Status, content type and the error's message."""
+    messages = [{"role": "user", "content": "x"}]
+    body = {"model": "one", **more} | ({"messages": messages} if "chat" in path else {})
+    if "chat" in path:
+        del body["prompt"]
+    connection = http.client.HTTPConnection("127.0.0.1", deployment.webui_port, timeout=60)
+    headers = {"content-type": "application/json"}
+    connection.request("POST", f"/api/v1/{path}", json.dumps(body), headers)
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    return answer.status, str(answer.headers["content-type"]), document["error"]["message"]
+
+
+def test_a_stranger_among_the_engines_is_taken_out(cluster: Deployment) -> None:
+    """The router takes orders from whoever is on this machine."""
+    router = f"http://127.0.0.1:{cluster.engine_port}"
+    stranger = f"http://127.0.0.1:{cluster.webui_port}"
+    request = urllib.request.Request(f"{router}/add_worker?url={stranger}", method="POST")
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10):
+        pass
+
+    def has_strangers() -> bool:
+        return stranger in get(f"{router}/list_workers")[2]["urls"]
+
+    wait_for(lambda: not has_strangers(), 10, "it is taken out")
+
+
+def test_two_rolling_restarts_do_not_meet(cluster: Deployment) -> None:
+    """The second says so, and an engine that the first one has taken out stays out."""
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cluster.launch, "restart", "--rolling")
+        draining = cluster.home / "run" / "draining.json"
+        wait_for(draining.exists, 20, "the first one has begun")
+        second = cluster.launch("restart", "--rolling")
+        assert second.returncode == 1
+        assert "another `launch restart --rolling` is at it" in second.stderr
+        assert first.result().returncode == 0, first.result().stderr
+    assert not draining.exists()
+
+
+def test_an_engine_is_drained_only_while_somebody_wants_it(cluster: Deployment) -> None:
+    """Whoever did may have been killed."""
+    draining = cluster.home / "run" / "draining.json"
+    draining.write_text(json.dumps({"engine": "vllm-0", "pid": os.getpid()}))
+    wait_for(lambda: routed(cluster) == {"vllm-1"}, 10, "it gets nothing new")
+    draining.write_text(json.dumps({"engine": "vllm-0", "pid": 2**22 + 1}))
+    wait_for(lambda: routed(cluster) == BOTH, 10, "it does again")
+    draining.unlink()

@@ -55,9 +55,10 @@ EXPOSED = (
     (b"vary", b"origin"),
     (b"access-control-expose-headers", b"x-request-id, retry-after, x-cache"),
 )
+ALLOWED_HEADERS = b"authorization, content-type, x-api-key, x-request-id, x-session-id"
 PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
+    (b"access-control-allow-headers", ALLOWED_HEADERS),
     (b"access-control-max-age", b"600"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import types
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
@@ -27,6 +28,7 @@ from webui.gateway.errors import (
     too_large,
 )
 from webui.gateway.exchange import this_task
+from webui.gateway.router_words import NoAnswerError, is_the_routers, told_by
 
 MEGABYTE = 1_000_000
 
@@ -41,7 +43,11 @@ END_OF_EVENT = b"\n\n"
 # What ends a stream before its end.
 BREAKS = (TimeoutError, EngineGoneError, ApiError, asyncio.CancelledError)
 
-PLAIN_TEXT = b"text/plain"
+UNAUTHORIZED = 401
+RETRY_FOR_S = 3.0
+RETRY_PAUSE_S = 0.1
+# An engine that is there takes longer to fail.
+REFUSED_WITHIN_S = 0.25
 EVENT_STREAM = b"text/event-stream"
 # What of an answer's headers belongs to the answer and not to the connection it came over.
 KEPT_HEADERS = (b"content-type", b"content-length")
@@ -172,22 +178,33 @@ class Relay:
             ApiError: the engine is not there, or left without an answer; or nothing is asked
                 any more.
         """
-        if self._stopped:
-            raise shutting_down()
-        if method == "POST" and (error := self._unfit()) is not None:
-            raise error
-        try:
-            response = await self._engine.request(method, path, body, session)
-        except EngineRefusedError:
-            raise self._unavailable() from None
-        except TimeoutError:
-            raise engine_stalled() from None
-        except EngineGoneError:
-            raise engine_lost() from None
-        if response.status >= 500 and response.content_type == PLAIN_TEXT:
-            # Not an engine's word, which would be JSON, but the router's, which has found none.
+        retries = Retries()
+        while True:
+            if self._stopped:
+                raise shutting_down()
+            if method == "POST" and (error := self._unfit()) is not None:
+                raise error
+            try:
+                return await self._open(method, path, body, session)
+            except EngineRefusedError:
+                raise self._unavailable() from None
+            except TimeoutError:
+                raise engine_stalled() from None
+            except EngineGoneError:
+                raise engine_lost() from None
+            except NoAnswerError:
+                if not await retries.may_try_again():
+                    raise engine_lost() from None
+
+    async def _open(self, method: str, path: str, body: bytes | None, session: str) -> EngineAnswer:
+        response = await self._engine.request(method, path, body, session)
+        if response.status == UNAUTHORIZED:
+            # Its clients have keys of ours; this one is between the machines.
             response.release()
-            raise self._unavailable() if response.status == 503 else engine_lost()
+            raise self._unavailable()
+        if is_the_routers(response):
+            async with response:
+                raise await told_by(response, self._unavailable())
         return response
 
     async def fetch_json(self, path: str) -> dict[str, Any]:
@@ -239,6 +256,9 @@ class Relay:
         # Leaving this block before the end of the answer closes the engine's connection, and
         # with it the engine stops generating.
         async with response:
+            if response.status != 200:
+                await _send_refusal(response, send)
+                return None
             await send(_start(response))
             error: ApiError | None = None
             try:
@@ -414,14 +434,48 @@ def _rest(steps: Generator[Any, Any, None], waits_for: Any) -> Generator[Any, An
             return
 
 
+class Retries:
+    """Of a request to which a router got no answer, because an engine has just died.
+
+    One that an engine refused at once is asked again until the router knows. One that an engine
+    had begun to work on is asked once more and no oftener: it may be what killed it.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._asked = time.monotonic()
+        self._worked = False
+
+    async def may_try_again(self) -> bool:
+        """After a pause."""
+        now = time.monotonic()
+        worked = now - self._asked > REFUSED_WITHIN_S
+        if self._asked - self._began > RETRY_FOR_S or (worked and self._worked):
+            return False
+        self._worked = self._worked or worked
+        await asyncio.sleep(RETRY_PAUSE_S)
+        self._asked = time.monotonic()
+        return True
+
+
 def is_event_stream(response: EngineAnswer) -> bool:
-    return response.content_type == EVENT_STREAM
+    """A router calls so whatever it answers to one who wants a stream, refusals too."""
+    return response.status == 200 and response.content_type == EVENT_STREAM
+
+
+async def _send_refusal(response: EngineAnswer, send: Send) -> None:
+    """An engine's, whole."""
+    body = await Relay.read_json(response)
+    text = orjson.dumps(body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
 
 
 def _start(response: EngineAnswer) -> Message:
     given = response.headers
     headers = [(name, given[name]) for name in KEPT_HEADERS if name in given]
     if is_event_stream(response):
+        headers = [(b"content-type", given[b"content-type"])]
         # Proxies in front of us must neither collect nor keep a stream.
         headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
     return {"type": "http.response.start", "status": response.status, "headers": headers}

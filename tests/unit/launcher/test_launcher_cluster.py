@@ -102,9 +102,24 @@ def test_another_machine_must_be_given_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "short\n", "two words that are long enough to be a key"])
 def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cluster-key").touch(mode=0o600)
     (tmp_path / "cluster-key").write_text(text)
     with pytest.raises(ConfigError, match="holds no key"):
         ensure_key(config_of(), tmp_path / "deploy.yaml", "head")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660])
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "cluster-key").write_text(KEY)
+    (tmp_path / "cluster-key").chmod(mode)
+    with pytest.raises(ConfigError, match="can be read by others: chmod 600"):
+        ensure_key(config_of(), tmp_path / "deploy.yaml", "head")
+
+
+def test_a_key_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    config = config_of(cluster={"nodes": NODES, "key_file": "nowhere/key"})
+    with pytest.raises(ConfigError, match="nowhere/key: No such file"):
+        ensure_key(config, tmp_path / "deploy.yaml", "head")
 
 
 def test_a_machine_that_refuses_is_up_and_not_started(tmp_path: Path) -> None:
@@ -145,7 +160,7 @@ def answered(
     async def receive() -> Any:
         raise AssertionError
 
-    headers = [(b"Authorization", f"Bearer {key}".encode())] if key else []
+    headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
     scope = {"type": kind, "path": path, "client": (client, 1), "server": ("10.0.0.2", 8001)}
     asyncio.run(guard({**scope, "headers": headers}, receive, send))
     return sent
@@ -167,6 +182,9 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RequireKey:
         ("10.0.0.1", "/invocations", "", False),
         ("10.0.0.1", "/metrics", "", False),
         ("10.0.0.1", "/health/../metrics", "", False),
+        ("10.0.0.1", "/health", KEY, True),
+        ("10.0.0.1", "/health", "another", False),
+        ("10.0.0.2", "/health", "another", False),
         ("10.0.0.2", "/v1/chat/completions", "", True),
         ("127.0.0.1", "/v1/chat/completions", "", True),
         *(("10.0.0.1", path, "", True) for path in sorted(OPEN)),

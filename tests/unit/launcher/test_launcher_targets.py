@@ -435,7 +435,8 @@ def test_replicas_are_the_charts_and_conversations_stay_with_theirs() -> None:
     assert (env["WEBUI_SESSIONS"], env["WEBUI_REPLICAS"]) == ("1", "")
 
 
-def test_machines_of_a_cluster_are_not_kubernetes() -> None:
+@pytest.mark.parametrize("target", ["docker", "compose", "k8s"])
+def test_a_container_is_no_machine_of_a_cluster(target: str) -> None:
     nodes = [{"name": "a", "address": "10.0.0.1"}]
-    with pytest.raises(ConfigError, match=r"cluster\.nodes: Kubernetes knows its own"):
-        render("k8s", config_of(cluster={"nodes": nodes}))
+    with pytest.raises(ConfigError, match=r"cluster\.nodes: a container has no address"):
+        render(target, config_of(cluster={"nodes": nodes}))
