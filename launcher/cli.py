@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from launcher import lifecycle
+from launcher.backends import check_backend, with_backend
 from launcher.cards import Card, card_named, card_of_size
-from launcher.config import DeployConfig, load_config
+from launcher.config import Backend, DeployConfig, load_config
 from launcher.downloads import fetch, settled
 from launcher.errors import ConfigError, run_guarded
 from launcher.keys import LIMITS, KeyFile
@@ -29,7 +31,7 @@ from launcher.planning import (
     with_weights,
 )
 from launcher.profiles import DEMO, GPU, PROFILES
-from launcher.programs import EVERY, WEBUI, programs_for
+from launcher.programs import EVERY, WEBUI, model_location, programs_for
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
 from launcher.rolling import restart_rolling
 from launcher.sample import sample_yaml
@@ -44,7 +46,12 @@ CONFIG_HELP = "a YAML file; without it: the one in use, else what fits this mach
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    return lifecycle.up(arguments.config, detach=arguments.detach, node=arguments.node)
+    return lifecycle.up(
+        arguments.config,
+        detach=arguments.detach,
+        node=arguments.node,
+        backend=arguments.backend,
+    )
 
 
 def _down(_arguments: argparse.Namespace) -> int:
@@ -74,7 +81,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config = load_config(selection.path)
+    config = with_backend(load_config(selection.path), paths)
+    check_backend(config)
     lifecycle.check_folders(config, selection.path)
     config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
@@ -100,7 +108,10 @@ def _render(arguments: argparse.Namespace) -> int:
     """Write supervisord's files where `up` would, or below a folder of the caller's."""
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config, _ = settled(load_config(selection.path), selection.path, paths)
+    if arguments.target is not None:
+        return _render_target(arguments, selection.path, paths)
+    config = with_backend(load_config(selection.path), paths)
+    config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
     if arguments.out is None:
         lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
@@ -109,8 +120,25 @@ def _render(arguments: argparse.Namespace) -> int:
             say(f"wrote: {file.path}")
         return 0 if written else _say_unchanged(paths.supervisord_conf)
     programs = programs_for(config, selection.path, paths, node)
-    for file in render_supervisord(programs, paths, config.logs):
-        path = Path(arguments.out).absolute() / file.path.name
+    return _write_below(arguments.out, render_supervisord(programs, paths, config.logs))
+
+
+def _render_target(arguments: argparse.Namespace, config_path: Path, paths: Paths) -> int:
+    """Write the files with which something else runs the same."""
+    from launcher.targets import TARGETS
+
+    config, _ = settled(load_config(config_path), config_path, paths)
+    if config.model.folder is not None:
+        # The files lie elsewhere than the YAML that it is relative to.
+        folder = model_location(config, config_path)
+        model = config.model.model_copy(update={"folder": folder})
+        config = config.model_copy(update={"model": model})
+    return _write_below(arguments.out or ".", TARGETS[arguments.target](config))
+
+
+def _write_below(folder: str, files: Sequence[RenderedFile]) -> int:
+    for file in files:
+        path = Path(folder).absolute() / file.path.name
         if write_if_changed(RenderedFile(path, file.content, file.mode)):
             say(f"wrote: {path}")
         else:
@@ -270,6 +298,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "start everything, or apply a changed YAML, and wait until it answers")
     add_config(up)
+    up.add_argument(
+        "--backend", choices=get_args(Backend), help="the engine, whatever the YAML says"
+    )
     up.add_argument("--node", metavar="NAME", help="which machine of cluster.nodes this is")
     up.add_argument("--detach", action="store_true", help="do not wait until it is ready")
     add("down", _down, "stop everything")
@@ -292,6 +323,9 @@ def build_parser() -> argparse.ArgumentParser:
     render = add("render", _render, "write supervisord's files without starting anything")
     add_config(render)
     render.add_argument("--out", metavar="DIR", help="write them there instead")
+    render.add_argument(
+        "--target", choices=["ray"], help="those of something else that runs the same YAML"
+    )
     fits = add("plan", _plan, "say what fits this machine's cards, or others, and why")
     add_config(fits)
     fits.add_argument("--gpu", nargs="+", default=[], metavar="NAME", help="for these cards")

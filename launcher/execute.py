@@ -6,6 +6,7 @@ import os
 import signal
 from typing import NoReturn
 
+from launcher.backends import check_backend, with_backend
 from launcher.config import load_config
 from launcher.downloads import settled
 from launcher.engine_causes import OPTIONS, Cause
@@ -78,7 +79,7 @@ def _process(name: str, paths: Paths, config: str | None) -> Process:
 
 def _node(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = load_config(selected.path)
+    settings = with_backend(load_config(selected.path), paths)
     name = node_here(settings, paths)
     if (node := settings.cluster.node(name)) is None:
         raise CannotStartError(f"{NODE}: cluster.nodes lists no machines")
@@ -89,7 +90,8 @@ def _node(paths: Paths, config: str | None) -> Process:
 
 def _engine(name: str, paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = load_config(selected.path)
+    settings = with_backend(load_config(selected.path), paths)
+    check_backend(settings)
     check_folders(settings, selected.path)
     settings, _ = settled(settings, selected.path, paths)
     here = replicas_on(settings, node_here(settings, paths))
@@ -106,7 +108,8 @@ def _engine(name: str, paths: Paths, config: str | None) -> Process:
 
 def _router(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings, _ = settled(load_config(selected.path), selected.path, paths)
+    settings = with_backend(load_config(selected.path), paths)
+    settings, _ = settled(settings, selected.path, paths)
     if (problem := listen_problem(LOOPBACK, settings.engine.port)) is not None:
         raise CannotStartError(f"{ROUTER}: engine.port: {problem}")
     return router_process(settings, selected.path, paths)
@@ -114,7 +117,7 @@ def _router(paths: Paths, config: str | None) -> Process:
 
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:
     selected = select_config(config, paths)
-    settings = load_config(selected.path)
+    settings = with_backend(load_config(selected.path), paths)
     listen_on = (host or settings.webui.host, port or settings.webui.port)
     if (problem := listen_problem(*listen_on)) is not None:
         raise CannotStartError(f"{WEBUI}: {problem}")

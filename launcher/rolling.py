@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launcher.backends import with_backend
 from launcher.cluster import Agent
 from launcher.cluster_guard import read_key
 from launcher.config import DeployConfig, load_config
@@ -39,7 +40,7 @@ def restart_rolling() -> int:
     """
     paths = Paths.from_environ()
     selection = select_config(None, paths)
-    config = load_config(selection.path)
+    config = with_backend(load_config(selection.path), paths)
     node = node_here(config, paths)
     if not has_head(config, node):
         head = config.cluster.head

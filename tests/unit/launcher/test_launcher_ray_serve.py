@@ -1,0 +1,67 @@
+"""launcher.ray_serve: which Ray is joined, and what one of its own is started with."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from launcher import ray_serve
+from launcher.ray_serve import RaySettings, own_environment, running_cluster
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Whatever this machine runs."""
+    noted = tmp_path / "ray_current_cluster"
+    monkeypatch.setattr(ray_serve, "CURRENT_CLUSTER", noted)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return noted
+
+
+def test_without_a_ray_one_is_started() -> None:
+    assert running_cluster() is None
+
+
+def test_the_ray_that_is_named_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it answers or not: to start another beside it is not what was asked for."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert running_cluster() == "10.0.0.1:6379"
+
+
+def test_a_ray_that_runs_here_is_joined(no_cluster: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gcs:
+        address = f"127.0.0.1:{gcs.getsockname()[1]}"
+        no_cluster.write_text(address)
+        assert running_cluster() == address
+    assert running_cluster() is None, "it has ended since"
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "127.0.0.1:x"])
+def test_a_note_that_says_nothing_is_no_ray(no_cluster: Path, content: str) -> None:
+    no_cluster.write_text(content)
+    assert running_cluster() is None
+
+
+def settings(replicas: int) -> RaySettings:
+    return RaySettings("127.0.0.1", 8000, "/run/ray", replicas, {})
+
+
+def test_replicas_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    counts = [own_environment(settings(n))["OMP_NUM_THREADS"] for n in (1, 3, 9)]
+    assert counts == ["8", "2", "1"]
+
+
+def test_a_number_of_threads_in_the_yaml_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert own_environment(settings(1))["OMP_NUM_THREADS"] == "5"
+
+
+def test_every_ray_has_a_token_of_its_own() -> None:
+    one, two = own_environment(settings(1)), own_environment(settings(1))
+    assert one["RAY_AUTH_MODE"] == "token"
+    assert one["RAY_AUTH_TOKEN"] != two["RAY_AUTH_TOKEN"]
