@@ -30,7 +30,9 @@ from webui.gateway.image_urls import ImageUrls
 from webui.gateway.images import Images, install_secret
 from webui.gateway.keys import Keys
 from webui.gateway.metrics import Metrics
+from webui.gateway.names import Names
 from webui.gateway.relay import Relay
+from webui.gateway.tokenizers import RayTokenizer, Tokenizer, VllmTokenizer
 from webui.gateway.uploads import Uploads
 from webui.guarded_page import GuardedPage
 from webui.health import Health
@@ -87,8 +89,19 @@ class Webui:
             install_secret(settings.secret_file),
             self._uploads,
         )
-        chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
-        gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
+        names = Names(settings.model, settings.aliases)
+        chat = Chat(
+            self._relay,
+            self._images,
+            settings.thinking,
+            self._cache,
+            _tokenizer(settings, self._relay),
+            names,
+            settings.checkpoint,
+        )
+        gateway = Gateway(
+            self._relay, self._images, chat, settings, self._keys, self._metrics, names
+        )
         self._gateway = gateway
         self._guarded_page = GuardedPage(
             self._page, self._keys, settings.uploads, settings.max_upload_mb
@@ -227,6 +240,12 @@ def engine_client(settings: Settings) -> EngineClient:
         silence_s=settings.upstream_idle_s,
         authorization=authorization(settings),
     )
+
+
+def _tokenizer(settings: Settings, relay: Relay) -> Tokenizer:
+    if settings.backend == "ray":
+        return RayTokenizer(relay, settings.model)
+    return VllmTokenizer(relay)
 
 
 def authorization(settings: Settings) -> str:

@@ -27,6 +27,7 @@ from webui.gateway.errors import (
     too_large,
 )
 from webui.gateway.exchange import this_task
+from webui.gateway.ray_errors import as_vllm_says
 
 MEGABYTE = 1_000_000
 
@@ -229,7 +230,7 @@ class Relay:
             raise engine_lost() from None
         if not isinstance(document, dict):
             raise engine_lost()
-        return document
+        return as_vllm_says(document, response.status) if response.status >= 400 else document
 
     async def forward(
         self, path: str, body: bytes, session: str, send: Send, events: Events
