@@ -48,17 +48,31 @@ class RaySettings:
 
 
 def running_cluster() -> str | None:
-    """The address of a Ray to join: the one that ``RAY_ADDRESS`` names, or one that `ray start`
-    has begun on this machine and that answers."""
+    """The address of a Ray to join, host:port: the one that ``RAY_ADDRESS`` names, or one that
+    `ray start` has begun on this machine and that answers.
+
+    Raises:
+        SystemExit: the one that is named does not answer; beside it, none is wanted.
+    """
     if given := os.environ.get("RAY_ADDRESS"):
+        if not _answers(given):
+            raise SystemExit(f"the Ray of RAY_ADDRESS, {given}, does not answer")
         return given
     try:
         address = CURRENT_CLUSTER.read_text().strip()
-        host, _, port = address.rpartition(":")
+    except OSError:
+        return None
+    return address if _answers(address) else None
+
+
+def _answers(address: str) -> bool:
+    """Otherwise Ray would try for a minute or more."""
+    host, _, port = address.rpartition(":")
+    try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, ValueError):
-        return None
-    return address
+        return False
+    return True
 
 
 def own_environment(settings: RaySettings) -> dict[str, str]:

@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from support import free_port
 
 from launcher import ray_serve
+from launcher.engine_causes import cause_of
 from launcher.ray_serve import RaySettings, own_environment, running_cluster
 
 
@@ -26,9 +28,21 @@ def test_without_a_ray_one_is_started() -> None:
 
 
 def test_the_ray_that_is_named_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it answers or not: to start another beside it is not what was asked for."""
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert running_cluster() == "10.0.0.1:6379"
+    with socket.create_server(("127.0.0.1", 0)) as gcs:
+        address = f"127.0.0.1:{gcs.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert running_cluster() == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "auto", "ray://127.0.0.1:x"])
+def test_one_that_is_named_must_answer(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To start another beside it is not what was asked for."""
+    monkeypatch.setenv("RAY_ADDRESS", address.format(free_port()))
+    with pytest.raises(SystemExit, match="does not answer") as caught:
+        running_cluster()
+    found = cause_of([str(caught.value)])
+    assert found is not None
+    assert found.code == "ray"
 
 
 def test_a_ray_that_runs_here_is_joined(no_cluster: Path) -> None:
