@@ -55,6 +55,7 @@ from launcher.leftovers import (
     end_with_parent,
     environment_of,
     kill_all,
+    shared_memory,
     state_of,
     wake,
 )
@@ -98,6 +99,7 @@ class Engine:
         self._webui_tag = os.environ.get(TAG, "").partition("-")[0] + "-webui"
         self._output = b""
         self._below: list[int] = []
+        self._shared: set[Path] = set()
         self._found_at = self._looked_at = self._began
         self._stopped_since = self._stopped_looked = self._began
 
@@ -170,6 +172,8 @@ class Engine:
         """How the engine does; a reason to end it, if there is one."""
         now = time.monotonic()
         if self._stop.since is not None:
+            if self._announced != STOPPING:
+                self._note_shared_memory()  # Ray kills whom it stops
             self._announce(STOPPING, "stopping")
             late = now - self._stop.since > self._settings.stop_timeout
             return Cause("stopped", "it did not stop in time") if late else None
@@ -315,13 +319,19 @@ class Engine:
         shards = dict(zip(("done", "total"), phase.shards, strict=True)) if phase.shards else None
         self._state.write(phase.name, phase.message, **({"shards": shards} if shards else {}))
 
-    @staticmethod
-    def _kill_the_rest() -> None:
+    def _kill_the_rest(self) -> None:
         """End every process below this one, the adopted included, and collect them."""
+        self._note_shared_memory()
         _, left = kill_all(lambda: descendants(os.getpid()), KILL_GRACE_S)
         if left:
             words = f"still there after {KILL_GRACE_S:g} s, in the kernel's hands: processes"
             say(f"{words} {sorted(left)}")
+            return
+        for block in self._shared:
+            block.unlink(missing_ok=True)
+
+    def _note_shared_memory(self) -> None:
+        self._shared |= shared_memory(descendants(os.getpid()))
 
     def _undo(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):

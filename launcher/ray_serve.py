@@ -49,12 +49,15 @@ class RaySettings:
 
 def running_cluster() -> str | None:
     """The address of a Ray to join, host:port: the one that ``RAY_ADDRESS`` names, or one that
-    `ray start` has begun on this machine and that answers.
+    `ray start` has begun on this machine and that answers. ``local``, as Ray has it, joins none.
 
     Raises:
         SystemExit: the one that is named does not answer; beside it, none is wanted.
     """
-    if given := os.environ.get("RAY_ADDRESS"):
+    given = os.environ.get("RAY_ADDRESS")
+    if given == "local":
+        return None
+    if given:
         if not _answers(given):
             raise SystemExit(f"the Ray of RAY_ADDRESS, {given}, does not answer")
         return given

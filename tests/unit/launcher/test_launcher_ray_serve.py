@@ -53,6 +53,13 @@ def test_a_ray_that_runs_here_is_joined(no_cluster: Path) -> None:
     assert running_cluster() is None, "it has ended since"
 
 
+def test_local_joins_none(no_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with socket.create_server(("127.0.0.1", 0)) as gcs:
+        no_cluster.write_text(f"127.0.0.1:{gcs.getsockname()[1]}")
+        assert running_cluster() is None
+
+
 @pytest.mark.parametrize("content", ["", "nonsense", "127.0.0.1:x"])
 def test_a_note_that_says_nothing_is_no_ray(no_cluster: Path, content: str) -> None:
     no_cluster.write_text(content)
