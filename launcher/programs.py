@@ -195,16 +195,21 @@ def _ray_command(
         port=replica.port,
         folder=str(paths.ray),
         replicas=config.engine.replicas,
-        arguments=ray_arguments(config, config_path),
+        arguments=ray_arguments(config, config_path, {}),
+        # Not their values: everybody reads command lines.
+        variables=sorted(vllm_environment(config)),
     )
     return [*(config.engine.command or RAY_SERVE), settings.as_argument()]
 
 
-def ray_arguments(config: DeployConfig, config_path: Path) -> dict[str, Any]:
-    """Of the application that serves in Ray what vLLM would serve by itself."""
+def ray_arguments(
+    config: DeployConfig, config_path: Path, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Of the application that serves in Ray what vLLM would serve by itself, with variables that
+    its processes do not inherit."""
     own = own_options(config, config_path, Replica(ENGINE, "", LOOPBACK, config.engine.port))
     options = {**own, **config.engine.options}
-    return serving_arguments(config, options, vllm_environment(config), on_cpu=is_on_cpu())
+    return serving_arguments(config, options, environment, on_cpu=is_on_cpu())
 
 
 def is_on_cpu() -> bool:

@@ -51,10 +51,7 @@ def serving_arguments(
             "graceful_shutdown_timeout_s": config.engine.stop_timeout_s,
             "graceful_shutdown_wait_loop_s": STOP_POLL_S,
         },
-        # Ray's own variables are of this machine, and not of every replica's.
-        "runtime_env": {
-            "env_vars": {k: v for k, v in environment.items() if not k.startswith("RAY_")}
-        },
+        "runtime_env": {"env_vars": variables_of_replicas(environment)},
         # Only Ray's own metrics agent would show them.
         "log_engine_metrics": False,
     }
@@ -72,6 +69,11 @@ def serving_arguments(
             "ray_actor_options": {"num_cpus": 0},
         },
     }
+
+
+def variables_of_replicas(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without Ray's own, which are of the machine that starts the application."""
+    return {name: text for name, text in environment.items() if not name.startswith("RAY_")}
 
 
 def engine_kwargs(options: Mapping[str, JsonValue]) -> dict[str, Any]:

@@ -17,17 +17,19 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from launcher.engine_preparation import say
-from launcher.ray_application import NAME
+from launcher.ray_application import NAME, variables_of_replicas
 
 # Where `ray start` leaves the address of the cluster that it began, as Ray's own tools expect it.
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  (Ray's choice)
 CONNECT_S = 2.0
+LOOK_S = 1.0
 UNDO = "--undo"
 # For requests on their way between Ray's processes; used as they come, not taken at once.
 OBJECT_STORE_BYTES = 500_000_000
@@ -42,6 +44,8 @@ class RaySettings:
     replicas: int
     arguments: dict[str, Any]
     """Of the application (:func:`launcher.ray_application.serving_arguments`)."""
+    variables: list[str]
+    """Names of those in this process's environment that are vLLM's."""
 
     def as_argument(self) -> str:
         return json.dumps(asdict(self))
@@ -100,8 +104,8 @@ def _stop(_number: int, _frame: object) -> NoReturn:
 
 
 @contextlib.contextmanager
-def connected(settings: RaySettings) -> Iterator[None]:
-    """To a Ray, until the end."""
+def connected(settings: RaySettings) -> Iterator[bool]:
+    """To a Ray, until the end; whether it is somebody else's."""
     address = running_cluster()
     if address is None:
         os.environ.update(own_environment(settings))
@@ -125,12 +129,32 @@ def connected(settings: RaySettings) -> Iterator[None]:
         )
     signal.signal(signal.SIGTERM, _stop)  # Ray has put a handler of its own there
     try:
-        yield
+        yield address is not None
     finally:
         ray.shutdown()
 
 
-def serve_until_stopped(settings: RaySettings) -> NoReturn:
+def has_lost_a_child() -> bool:
+    """Whether one of those that a Ray of its own is, the raylet for one, has ended; without it,
+    Ray goes on waiting for it."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # somebody else's Ray
+        return False
+    return ended is not None
+
+
+def arguments_of(settings: RaySettings, *, joined: bool) -> dict[str, Any]:
+    """Of the application; the processes of a Ray of its own have its variables by themselves."""
+    if not joined:
+        return settings.arguments
+    found = {name: os.environ[name] for name in settings.variables if name in os.environ}
+    variables = {"env_vars": variables_of_replicas(found)}
+    llms = [llm | {"runtime_env": variables} for llm in settings.arguments["llm_configs"]]
+    return settings.arguments | {"llm_configs": llms}
+
+
+def serve_until_stopped(settings: RaySettings, *, joined: bool) -> NoReturn:
     from ray import serve
 
     from launcher.ray_ingress import application
@@ -145,10 +169,11 @@ def serve_until_stopped(settings: RaySettings) -> NoReturn:
         serve.start(proxy_location="HeadOnly", http_options=options)
         # Until it answers; an error where it cannot.
         quiet = {"enable_access_log": False}  # it is asked for its health every few seconds
-        app = application(settings.arguments)
+        app = application(arguments_of(settings, joined=joined))
         serve.run(app, name=NAME, route_prefix="/", logging_config=quiet)
-        while True:
-            signal.pause()
+        while not has_lost_a_child():
+            time.sleep(LOOK_S)
+        raise SystemExit("a process of Ray's has ended")
     finally:
         serve.shutdown()
 
@@ -171,8 +196,8 @@ def main(argv: list[str]) -> int:
         undo()
         return 0
     settings = RaySettings(**json.loads(argv[0]))
-    with connected(settings):
-        serve_until_stopped(settings)
+    with connected(settings) as joined:
+        serve_until_stopped(settings, joined=joined)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import yaml
 
 from launcher.config import DeployConfig
 from launcher.layout import LOOPBACK
-from launcher.programs import ray_arguments
+from launcher.programs import ray_arguments, vllm_environment
 from launcher.ray_application import IMPORT_PATH, NAME
 from launcher.render import RenderedFile
 
@@ -28,9 +28,9 @@ def ray(config: DeployConfig) -> list[RenderedFile]:
                 "name": NAME,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": ray_arguments(config, Path("/")),
+                "args": ray_arguments(config, Path("/"), vllm_environment(config)),
             }
         ],
     }
     content = HEAD + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return [RenderedFile(Path("serve.yaml"), content, 0o644)]
+    return [RenderedFile(Path("serve.yaml"), content)]  # a token may be among the variables

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,12 @@ from support import free_port
 
 from launcher import ray_serve
 from launcher.engine_causes import cause_of
-from launcher.ray_serve import RaySettings, own_environment, running_cluster
+from launcher.ray_serve import (
+    RaySettings,
+    arguments_of,
+    own_environment,
+    running_cluster,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +74,20 @@ def test_a_note_that_says_nothing_is_no_ray(no_cluster: Path, content: str) -> N
 
 
 def settings(replicas: int) -> RaySettings:
-    return RaySettings("127.0.0.1", 8000, "/run/ray", replicas, {})
+    llm = {"model_loading_config": {"model_id": "a"}, "runtime_env": {"env_vars": {}}}
+    arguments = {"llm_configs": [llm], "ingress_deployment_config": {}}
+    variables = ["HF_TOKEN", "RAY_ADDRESS", "VLLM_GONE"]
+    return RaySettings("127.0.0.1", 8000, "/run/ray", replicas, arguments, variables)
+
+
+def test_a_ray_of_somebody_elses_is_told_vllms_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its own has them already, and Ray writes what it is told into its logs."""
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    [llm] = arguments_of(settings(1), joined=True)["llm_configs"]
+    assert llm["runtime_env"] == {"env_vars": {"HF_TOKEN": "secret"}}
+    assert llm["model_loading_config"] == {"model_id": "a"}
+    assert arguments_of(settings(1), joined=False) == settings(1).arguments
 
 
 def test_replicas_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +106,24 @@ def test_every_ray_has_a_token_of_its_own() -> None:
     one, two = own_environment(settings(1)), own_environment(settings(1))
     assert one["RAY_AUTH_MODE"] == "token"
     assert one["RAY_AUTH_TOKEN"] != two["RAY_AUTH_TOKEN"]
+
+
+# In a process of its own: this one may have ended children that nobody has waited for yet.
+LOSES_ONE = """\
+import subprocess, time
+from launcher.ray_serve import has_lost_a_child
+found = [has_lost_a_child()]
+child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+found.append(has_lost_a_child())
+child.kill()
+deadline = time.monotonic() + 10
+while not has_lost_a_child() and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(*found, has_lost_a_child(), child.wait(), has_lost_a_child())
+"""
+
+
+def test_a_child_that_ended_is_noticed_and_left_to_whoever_waits_for_it() -> None:
+    command = [sys.executable, "-P", "-c", LOSES_ONE]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.split() == ["False", "False", "True", "-9", "False"]

@@ -21,7 +21,7 @@ CHECKPOINT = ROOT / "deploy" / "models" / "step3-vl-demo"
 def rendered(**sections: Any) -> dict[str, Any]:
     sections = {"model": {"folder": str(CHECKPOINT)}, **sections}
     [file] = TARGETS["ray"](DeployConfig.model_validate(sections))
-    assert file.path.name == "serve.yaml"
+    assert (file.path.name, file.mode) == ("serve.yaml", 0o600)
     document = yaml.safe_load(file.content)
     assert isinstance(document, dict)
     return document
