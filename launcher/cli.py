@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from launcher import lifecycle
+from launcher.backends import check_backend, with_backend
 from launcher.cards import Card, card_named, card_of_size
-from launcher.config import DeployConfig, load_config
+from launcher.config import Backend, DeployConfig, load_config
 from launcher.downloads import fetch, settled
 from launcher.errors import ConfigError, run_guarded
 from launcher.keys import LIMITS, KeyFile
@@ -51,6 +53,7 @@ def _up(arguments: argparse.Namespace) -> int:
         detach=arguments.detach,
         foreground=arguments.foreground,
         node=arguments.node,
+        backend=arguments.backend,
     )
 
 
@@ -81,7 +84,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config = load_config(selection.path)
+    config = with_backend(load_config(selection.path), paths)
+    check_backend(config)
     lifecycle.check_folders(config, selection.path)
     config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
@@ -110,7 +114,8 @@ def _render(arguments: argparse.Namespace) -> int:
     selection = select_config(arguments.config, paths)
     if arguments.target is not None:
         return _render_target(arguments, load_config(selection.path), selection.path)
-    config, _ = settled(load_config(selection.path), selection.path, paths)
+    config = with_backend(load_config(selection.path), paths)
+    config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
     if arguments.out is None:
         lifecycle.refuse_other_config(selection.path, paths, Supervisord(paths))
@@ -298,6 +303,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "start everything, or apply a changed YAML, and wait until it answers")
     add_config(up)
+    up.add_argument(
+        "--backend", choices=get_args(Backend), help="the engine, whatever the YAML says"
+    )
     up.add_argument("--node", metavar="NAME", help="which machine of cluster.nodes this is")
     waiting = up.add_mutually_exclusive_group()
     waiting.add_argument("--detach", action="store_true", help="do not wait until it is ready")
@@ -319,11 +327,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_config(add("check", _check, "say what would stand in the way of `up`; changes nothing"))
     doctor = add("doctor", _doctor, "write one file for a bug report, without secrets")
     doctor.add_argument("--out", default=".", metavar="PATH", help="the file, or a folder for it")
-    render = add("render", _render, "write files for supervisord, docker, compose, systemd or k8s")
+    render = add("render", _render, "write files for supervisord, docker, systemd, Kubernetes, Ray")
     add_config(render)
     render.add_argument(
         "--target",
-        metavar="{docker,compose,systemd,k8s}",
+        metavar="{docker,compose,systemd,k8s,ray}",
         help="what else runs the service; without it: supervisord",
     )
     render.add_argument("--out", metavar="DIR", help="write them there instead")

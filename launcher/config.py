@@ -150,9 +150,16 @@ class ModelConfig(_Section):
         return self
 
 
+Backend = Literal["vllm", "ray"]
+
+
 class EngineConfig(_Section):
     """The vLLM server."""
 
+    backend: Backend = Field(
+        default="vllm",
+        description="vllm runs vLLM itself; ray runs it as a Ray Serve application (extra `ray`).",
+    )
     port: Port = Field(
         default=8000,
         description="Where vLLM listens, on 127.0.0.1 only; with replicas, the router before them.",
@@ -475,7 +482,9 @@ class DeployConfig(_Section):
 
     @property
     def has_router(self) -> bool:
-        """Whether there is one between the WebUI and the engines."""
+        """Whether there is one between the WebUI and the engines. Ray Serve has its own."""
+        if self.engine.backend == "ray":
+            return False
         return self.engine.replicas > 1 or bool(self.cluster.nodes)
 
     @property
@@ -497,6 +506,25 @@ class DeployConfig(_Section):
             )
         if last > LAST_PORT:
             raise ValueError(f"engine.port {first} leaves no ports for the replicas after it")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_ray(self) -> Self:
+        if self.engine.backend != "ray":
+            return self
+        problems = []
+        if self.cluster.nodes:
+            problems.append(
+                "engine.backend: ray has no use for cluster.nodes: Ray spreads engine.replicas over"
+                " the machines of its own cluster; leave one of the two out"
+            )
+        if "data-parallel-size" in self.engine.named_options:
+            problems.append("engine.backend: ray: write engine.replicas, not data-parallel-size")
+        if ":" in self.model.names[0]:
+            name = self.model.names[0]
+            problems.append(f"engine.backend: ray: the first of model.names has a colon, {name!r}")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ from launcher.engine_state import (
     StateFile,
     read_document,
 )
-from launcher.engine_watch import Question, Watch, is_ok
+from launcher.engine_watch import HEALTH, Pulse, Question, Watch, is_ok
 from launcher.leftovers import (
     TAG,
     adopt_orphans,
@@ -55,6 +55,7 @@ from launcher.leftovers import (
     end_with_parent,
     environment_of,
     kill_all,
+    shared_memory,
     state_of,
     wake,
 )
@@ -67,6 +68,7 @@ HEALTH_S = 1.0
 LAST_WORDS_S = 1.0
 """For the errors that vLLM sends to those who wait, once its core has died."""
 FIND_PROCESSES_S = 60.0
+UNDO_S = 60.0
 MAX_READS = 16
 
 
@@ -83,7 +85,7 @@ class Engine:
         self._command = command
         self._state = StateFile(Path(settings.state))
         self._ledger = CrashLedger(Path(settings.crashes), settings.crash_limit)
-        self._log = EngineLog()
+        self._log = EngineLog(settings.title)
         self._stop = Stop()
         # Kept, because the lock that it takes ends with it.
         self._preparation = Preparation(settings, self._state, self._ledger, self._stop)
@@ -93,10 +95,11 @@ class Engine:
         self._health: Question | None = None
         self._health_asked = 0.0
         self._died_at: float | None = None
-        self._progress: Watch | None = None
+        self._progress: Watch | Pulse | None = None
         self._webui_tag = os.environ.get(TAG, "").partition("-")[0] + "-webui"
         self._output = b""
         self._below: list[int] = []
+        self._shared: set[Path] = set()
         self._found_at = self._looked_at = self._began
         self._stopped_since = self._stopped_looked = self._began
 
@@ -118,7 +121,10 @@ class Engine:
             ended_for = self._watch(child)
         finally:
             self._kill_the_rest()
-        return self._verdict(child.wait(), ended_for)
+        status = child.wait()
+        if status < 0 and self._settings.undo:
+            self._undo()
+        return self._verdict(status, ended_for)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         try:
@@ -166,12 +172,15 @@ class Engine:
         """How the engine does; a reason to end it, if there is one."""
         now = time.monotonic()
         if self._stop.since is not None:
+            if self._announced != STOPPING:
+                self._note_shared_memory()  # Ray kills whom it stops
             self._announce(STOPPING, "stopping")
             late = now - self._stop.since > self._settings.stop_timeout
             return Cause("stopped", "it did not stop in time") if late else None
         self._look_beside(now)
         if self._progress is not None:
-            return self._look_at_core(now) or self._look_at_progress(self._progress)
+            died = self._look_at_core(now) if self._settings.has_figures else None
+            return died or self._look_at_progress(self._progress)
         if (cause := self._look_for_stopped(now)) is not None:
             return cause
         if self._is_healthy():
@@ -197,11 +206,15 @@ class Engine:
     def _be_ready(self) -> None:
         self._ready_since = time.time()
         self._announce(READY, "ready", ready_since=self._ready_since)
-        self._progress = Watch(
-            self._settings.address, self._settings.model, self._is_stopped, time.monotonic
-        )
+        self._progress = self._watch_progress()
         self._log.serve()
         self._output = b""  # half a line of before
+
+    def _watch_progress(self) -> Watch | Pulse:
+        settings, clock = self._settings, time.monotonic
+        if settings.has_figures:
+            return Watch(settings.address, settings.model, self._is_stopped, clock)
+        return Pulse(settings.address, self._is_stopped, clock)
 
     def _look_at_core(self, now: float) -> Cause | None:
         """vLLM says at once that its core has died, and then takes seconds to leave."""
@@ -218,13 +231,13 @@ class Engine:
             self._died_at = now
         return None
 
-    def _look_at_progress(self, watch: Watch) -> Cause | None:
+    def _look_at_progress(self, watch: Watch | Pulse) -> Cause | None:
         stalled = watch.stalled_s()
         if stalled > self._settings.hung_after:
-            words = f"no progress for {stalled:.0f} s while requests ran"
+            words = watch.complaint(round(stalled), over=True)
             return Cause(STALLED, words, "it was ended and is started again")
         if stalled > self._settings.stalled_after:
-            words = f"no progress for {self._settings.stalled_after:g} s while requests run"
+            words = watch.complaint(self._settings.stalled_after)
             self._announce(STALLED, words, ready_since=self._ready_since)
         else:
             self._announce(READY, "ready", ready_since=self._ready_since)
@@ -238,7 +251,7 @@ class Engine:
         loads: it refuses the connection."""
         try:
             if self._health is None:
-                self._health = Question(self._settings.address, "/health")
+                self._health = Question(self._settings.address, HEALTH)
             answer = self._health.answer()
         except OSError:
             self._health = None
@@ -306,13 +319,23 @@ class Engine:
         shards = dict(zip(("done", "total"), phase.shards, strict=True)) if phase.shards else None
         self._state.write(phase.name, phase.message, **({"shards": shards} if shards else {}))
 
-    @staticmethod
-    def _kill_the_rest() -> None:
+    def _kill_the_rest(self) -> None:
         """End every process below this one, the adopted included, and collect them."""
+        self._note_shared_memory()
         _, left = kill_all(lambda: descendants(os.getpid()), KILL_GRACE_S)
         if left:
             words = f"still there after {KILL_GRACE_S:g} s, in the kernel's hands: processes"
             say(f"{words} {sorted(left)}")
+            return
+        for block in self._shared:
+            block.unlink(missing_ok=True)
+
+    def _note_shared_memory(self) -> None:
+        self._shared |= shared_memory(descendants(os.getpid()))
+
+    def _undo(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(self._settings.undo, timeout=UNDO_S, check=False)
 
     def _verdict(self, status: int, ended_for: Cause | None) -> int:
         if self._stop.since is not None:
@@ -333,11 +356,11 @@ class Engine:
     def _cause(self, status: int) -> Cause:
         """In words that may be shown to anyone; the log's own line is for this machine only."""
         if status < 0:
-            return Cause("killed", f"vLLM was killed by signal {-status}")
+            return Cause("killed", f"{self._settings.title} was killed by signal {-status}")
         if (known := self._known_cause()) is not None:
             return known
         found = self._log.cause()
-        words = f"vLLM ended by itself (exit {status}); its log says why"
+        words = f"{self._settings.title} ended by itself (exit {status}); its log says why"
         return Cause(UNKNOWN, words, "", found.evidence if found else "")
 
     def _known_cause(self) -> Cause | None:

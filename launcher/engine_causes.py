@@ -157,6 +157,24 @@ _CAUSES: tuple[tuple[str, str, str, Fix], ...] = (
         "vLLM refused an option, {what}",
         "correct engine.options",
     ),
+    (
+        r"Unknown engine argument: (?P<what>\w+)",
+        OPTIONS,
+        "vLLM does not know {what}",
+        "correct engine.options",
+    ),
+    (
+        r"the Ray of RAY_ADDRESS, .*, does not answer",
+        "ray",
+        "the Ray of RAY_ADDRESS does not answer",
+        "start it, or correct that address",
+    ),
+    (
+        r"Serve runs in this Ray already",
+        "ray",
+        "Serve runs in this Ray already, with an address of its own",
+        "end it with `serve shutdown`, or join another Ray",
+    ),
     (r"No space left on device", "disk", "the disk is full", "free some space"),
     (
         r"LocalEntryNotFoundError|Failed to resolve|couldn't connect to|offline mode is enabled",
@@ -185,8 +203,10 @@ _CAUSES: tuple[tuple[str, str, str, Fix], ...] = (
 )
 
 _ERROR_LINE = re.compile(r"(?:^|\s)(?:[A-Za-z_.]*(?:Error|Exception)|ERROR|error)\b[: ]")
-_ROUTINE = re.compile(r"^(?:\([^)]*\)\s*)?(?:DEBUG|INFO|WARNING)[: ]")
-_PREFIX = re.compile(r"^(?:\([^)]*\)\s*)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
+# Of the process, and with Ray, of the process that it runs in.
+_PROCESSES = r"^(?:\([^)]*\)\s*){0,2}"
+_ROUTINE = re.compile(_PROCESSES + r"(?:DEBUG|INFO|WARNING)[: ]")
+_PREFIX = re.compile(_PROCESSES + r"(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
 
 
 def cause_of(lines: Iterable[str]) -> Cause | None:

@@ -13,7 +13,8 @@ LOADING = "loading"
 WARMING = "warming up"
 SERVING = "opening the port"
 
-OF_THE_SERVER = "(APIServer"
+# vLLM's, and those of Ray Serve.
+OF_THE_SERVER = ("(APIServer", "(ServeReplica", "(ProxyActor")
 
 _SHARDS = re.compile(r"checkpoint shards:\s*\d+% Completed \| (\d+)/(\d+)")
 
@@ -43,8 +44,8 @@ class Phase:
 class EngineLog:
     """Reads vLLM's output line by line, and remembers enough to name the cause of a failure."""
 
-    def __init__(self, keep: int = 400) -> None:
-        self.phase = Phase(STARTING, "starting vLLM")
+    def __init__(self, title: str = "vLLM", keep: int = 400) -> None:
+        self.phase = Phase(STARTING, f"starting {title}")
         self._tail: deque[str] = deque(maxlen=keep)
         self._serving = False
 

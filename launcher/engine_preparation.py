@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -54,6 +54,14 @@ class Settings:
     gpu_count: int
     host: str = "127.0.0.1"
     """Where it listens."""
+    title: str = "vLLM"
+    """For people."""
+    has_figures: bool = True
+    """Whether its ``/metrics`` tell of progress; and it ends where a core has died, so that an
+    unhealthy one is not to be waited for."""
+    undo: list[str] = field(default_factory=list)
+    """A command for what outlives its processes, where the first was killed and could not see to
+    it."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -136,7 +144,7 @@ class Preparation:
         self._state.last_cause = self._ledger.last_cause()
         if self._ledger.must_give_up():
             self._give_up()
-        self._state.write(STARTING, "starting vLLM")
+        self._state.write(STARTING, f"starting {self._settings.title}")
         self._back_off()
         self._sweep()
         self._wait_for_gpu_memory()

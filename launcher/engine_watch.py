@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+HEALTH = "/health"
 CHECK_S = 5.0
 PROBE_S = 30.0
 """An idle engine is asked for a token this often."""
@@ -106,6 +107,59 @@ class _Asked:
     at: float
 
 
+class Pulse:
+    """As :class:`Watch`, for an engine without figures, which mends itself: it is asked for its
+    health every few seconds, and whatever has died or hangs on the way to an answer, there is none.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], is_stopped: Callable[[], bool], clock: Callable[[], float]
+    ) -> None:
+        self._address = address
+        self._is_stopped = is_stopped
+        self._clock = clock
+        self._well_at = self._asked_at = self._looked_at = clock()
+        self._asked: _Asked | None = None
+
+    def stalled_s(self) -> float:
+        """For how long it has not been well, in seconds; 0 while all is well."""
+        now = self._clock()
+        if (missed := now - self._looked_at) > CHECK_S:  # this process itself was stopped
+            self._well_at += missed
+        self._looked_at = now
+        if self._asked is not None:
+            self._collect(self._asked, now)
+        elif now - self._asked_at >= CHECK_S:
+            self._asked_at = now
+            with contextlib.suppress(OSError):  # not answered
+                self._asked = _Asked(Question(self._address, HEALTH), now)
+        silent = now - self._well_at
+        return silent if silent > CHECK_S + ANSWER_LIMIT_S else 0.0
+
+    @staticmethod
+    def complaint(seconds: float, *, over: bool = False) -> str:
+        """As Watch's."""
+        return f"it {'had' if over else 'has'} not been well for {seconds:g} s"
+
+    def close(self) -> None:
+        if self._asked is not None:
+            self._asked.question.close()
+        self._asked = None
+
+    def _collect(self, asked: _Asked, now: float) -> None:
+        try:
+            answer = asked.question.answer()
+        except OSError:
+            self._asked = None
+            return
+        if answer is not None:
+            self._asked = None
+            if is_ok(answer) and not self._is_stopped():
+                self._well_at = now
+        elif now - asked.at > ANSWER_LIMIT_S:
+            self.close()  # who should have answered may have died with the question
+
+
 class Watch:
     """Looks at a ready engine every few seconds; ``stalled_s`` says how long nothing moved.
 
@@ -144,6 +198,11 @@ class Watch:
             self._ask(now)
         stalled = now - self._moved_at
         return stalled if stalled > CHECK_S + ANSWER_LIMIT_S else 0.0
+
+    @staticmethod
+    def complaint(seconds: float, *, over: bool = False) -> str:
+        """In words; ``over`` of an engine that is ended for it."""
+        return f"no progress for {seconds:g} s while requests {'ran' if over else 'run'}"
 
     def _forgive(self, missed: float) -> None:
         """Time in which this process itself was stopped, or its container paused, is no stall."""

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import NoReturn
 
+from launcher.backends import check_backend, with_backend
 from launcher.config import load_config
 from launcher.downloads import settled
 from launcher.engine_causes import OPTIONS, Cause
@@ -79,7 +80,7 @@ def _process(name: str, paths: Paths, config: str | None) -> Process:
 
 def _node(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = load_config(selected.path)
+    settings = with_backend(load_config(selected.path), paths)
     name = node_here(settings, paths)
     if (node := settings.cluster.node(name)) is None:
         raise CannotStartError(f"{NODE}: cluster.nodes lists no machines")
@@ -90,7 +91,8 @@ def _node(paths: Paths, config: str | None) -> Process:
 
 def _engine(name: str, paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = load_config(selected.path)
+    settings = with_backend(load_config(selected.path), paths)
+    check_backend(settings)
     check_folders(settings, selected.path)
     settings, _ = settled(settings, selected.path, paths)
     here = replicas_on(settings, node_here(settings, paths))
@@ -107,7 +109,8 @@ def _engine(name: str, paths: Paths, config: str | None) -> Process:
 
 def _router(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings, _ = settled(load_config(selected.path), selected.path, paths)
+    settings = with_backend(load_config(selected.path), paths)
+    settings, _ = settled(settings, selected.path, paths)
     if (problem := listen_problem(LOOPBACK, settings.engine.port)) is not None:
         raise CannotStartError(f"{ROUTER}: engine.port: {problem}")
     return router_process(settings, selected.path, paths)
@@ -115,7 +118,7 @@ def _router(paths: Paths, config: str | None) -> Process:
 
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:
     selected = select_config(config, paths)
-    settings = load_config(selected.path)
+    settings = with_backend(load_config(selected.path), paths)
     with contextlib.suppress(LauncherError):  # the page tells why there is no engine then
         settings, _ = settled(settings, selected.path, paths)
     listen_on = (host or settings.webui.host, port or settings.webui.port)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +22,7 @@ TAG = "STEP3VL_INSTANCE"
 UNDER_SUPERVISORD = "SUPERVISOR_PROCESS_NAME"
 
 POLL_S = 0.02
+_SHARED_MEMORY = r"/dev/shm/psm_\w+"  # noqa: S108  (not ours: only taken away)
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -133,6 +135,17 @@ def descendants(pid: int) -> list[int]:
         below = children.get(waiting.pop(), [])
         found += below
         waiting += below
+    return found
+
+
+def shared_memory(pids: Iterable[int]) -> set[Path]:
+    """The blocks of shared memory, as Python names them, that these processes have. Whoever is
+    killed leaves them in memory."""
+    found: set[Path] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+            found |= set(map(Path, re.findall(_SHARED_MEMORY, maps)))
     return found
 
 

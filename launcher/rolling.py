@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from launcher.backends import with_backend
 from launcher.cluster import Agent
 from launcher.cluster_guard import read_key
 from launcher.config import DeployConfig, load_config
@@ -46,7 +47,8 @@ def restart_rolling() -> int:
     """
     paths = Paths.from_environ()
     selection = select_config(None, paths)
-    config, _ = settled(load_config(selection.path), selection.path, paths)
+    config = with_backend(load_config(selection.path), paths)
+    config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
     if not has_head(config, node):
         head = config.cluster.head

@@ -13,6 +13,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from launcher.backends import with_backend
 from launcher.config import load_config
 from launcher.downloads import settled
 from launcher.errors import LauncherError
@@ -31,7 +32,8 @@ SCRIPT = Path("usr/local/bin/start-webui-service.sh")
 
 
 def _files(config_path: Path, root: Path) -> list[RenderedFile]:
-    config, paths = load_config(config_path), Paths.from_environ()
+    paths = Paths.from_environ()
+    config = with_backend(load_config(config_path), paths)
     check_folders(config, config_path)
     config, _ = settled(config, config_path, paths)
     node = node_here(config, paths)

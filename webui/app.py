@@ -29,7 +29,9 @@ from webui.gateway.image_urls import ImageUrls
 from webui.gateway.images import Images, install_secret
 from webui.gateway.keys import Keys
 from webui.gateway.metrics import Metrics
+from webui.gateway.names import Names
 from webui.gateway.relay import Relay
+from webui.gateway.tokenizers import RayTokenizer, Tokenizer, VllmTokenizer
 from webui.gateway.uploads import Uploads, new_secret
 from webui.guarded_page import GuardedPage
 from webui.health import Health
@@ -78,8 +80,19 @@ class Webui:
             install_secret(settings.secret_file),
             Uploads(secret),
         )
-        chat = Chat(self._relay, self._images, settings.thinking, self._cache, settings.checkpoint)
-        gateway = Gateway(self._relay, self._images, chat, settings, self._keys, self._metrics)
+        names = Names(settings.model, settings.aliases)
+        chat = Chat(
+            self._relay,
+            self._images,
+            settings.thinking,
+            self._cache,
+            _tokenizer(settings, self._relay),
+            names,
+            settings.checkpoint,
+        )
+        gateway = Gateway(
+            self._relay, self._images, chat, settings, self._keys, self._metrics, names
+        )
         self._gateway = gateway
         self._at_end = contextlib.ExitStack()
         self._sockets = settings.sockets or Path(
@@ -190,6 +203,12 @@ class Webui:
         self._engine_metrics.close()
         self._engine.close()
         self._gateway.write_log()
+
+
+def _tokenizer(settings: Settings, relay: Relay) -> Tokenizer:
+    if settings.backend == "ray":
+        return RayTokenizer(relay, settings.model)
+    return VllmTokenizer(relay)
 
 
 def _answer_cache(settings: Settings) -> AnswerCache | None:

@@ -19,7 +19,10 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 7860
     upstream: str = "http://127.0.0.1:8000"
+    backend: str = "vllm"
     model: str = "Step3-VL-10B"
+    aliases: tuple[str, ...] = ()
+    """Further names of the model, that the engine does not know."""
     notice: str = ""
     notice_zh: str = ""
     max_request_mb: int = 64
@@ -75,7 +78,9 @@ class Settings:
             host=environ.get("WEBUI_HOST", cls.host),
             port=int(environ.get("WEBUI_PORT", cls.port)),
             upstream=environ.get("WEBUI_UPSTREAM", cls.upstream).rstrip("/"),
+            backend=environ.get("WEBUI_BACKEND", cls.backend),
             model=environ.get("WEBUI_MODEL", cls.model),
+            aliases=tuple(environ.get("WEBUI_ALIASES", "").split()),
             notice=environ.get("WEBUI_NOTICE", cls.notice),
             notice_zh=environ.get("WEBUI_NOTICE_ZH", cls.notice_zh),
             max_request_mb=int(environ.get("WEBUI_MAX_REQUEST_MB", cls.max_request_mb)),

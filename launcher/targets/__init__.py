@@ -1,1 +1,1 @@
-"""Files for what else runs the service: docker, compose, systemd, Kubernetes; of the same YAML."""
+"""Files for what else runs the service, of the same YAML: docker, systemd, Kubernetes, Ray."""

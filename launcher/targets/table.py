@@ -15,6 +15,7 @@ from launcher.targets.compose import compose
 from launcher.targets.deployment import Deployment, Site
 from launcher.targets.dockerfile import dockerfile
 from launcher.targets.kubernetes import kubernetes
+from launcher.targets.ray import ray
 from launcher.targets.systemd import systemd
 
 
@@ -31,6 +32,7 @@ TARGETS: Mapping[str, Target] = {
     "compose": Target("docker", compose),
     "systemd": Target("systemd", systemd),
     "k8s": Target("kubernetes", kubernetes),
+    "ray": Target("ray", ray),
 }
 # In the samples a unit is for a checkout where one belongs, run by a user of its own.
 SAMPLE_SITE = Site(Path("/opt/step3vl"), "step3vl")

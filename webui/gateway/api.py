@@ -33,6 +33,7 @@ from webui.gateway.images import Images
 from webui.gateway.keys import Keys
 from webui.gateway.limits import AtOnce
 from webui.gateway.metrics import Metrics
+from webui.gateway.names import Names
 from webui.gateway.relay import (
     ClientGoneError,
     Relay,
@@ -87,6 +88,7 @@ class Gateway:
         settings: Settings,
         keys: Keys,
         metrics: Metrics,
+        names: Names,
     ) -> None:
         self._relay = relay
         self._images = images
@@ -94,6 +96,7 @@ class Gateway:
         self._settings = settings
         self._keys = keys
         self._metrics = metrics
+        self._names = names
         self._at_once = AtOnce(settings.max_requests)
         self._running = Running()
         self._lines: list[str] = []
@@ -273,6 +276,7 @@ class Gateway:
     async def _completions(self, body: bytes, exchange: Exchange) -> None:
         document = parsed(body)
         check_fields("/completions", document)
+        self._names.put_in(document)
         session = exchange.session_for(document)
         if not document.get("stream"):
             body = encoded(document)
@@ -311,7 +315,8 @@ class Gateway:
     async def _models(self, _body: bytes, exchange: Exchange) -> None:
         """The engine's list; a demo checkpoint says that it is one."""
         listing = await self._relay.fetch_json("/v1/models")
-        names = [(model, ending) for model in listing["data"] for ending in ("", *ALIASES)]
+        models = self._names.listed(listing["data"])
+        names = [(model, ending) for model in models for ending in ("", *ALIASES)]
         listing["data"] = [model | {"id": model["id"] + ending} for model, ending in names]
         for model in listing["data"]:
             model["root"] = model["id"]  # the engine tells the folder on this machine

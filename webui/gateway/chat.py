@@ -18,8 +18,10 @@ from webui.gateway.exchange import Exchange
 from webui.gateway.fields import check_fields
 from webui.gateway.images import Images
 from webui.gateway.json_answers import JsonAnswers
+from webui.gateway.names import Names
 from webui.gateway.relay import Relay, is_event_stream
 from webui.gateway.thinking import Thinking, put_in
+from webui.gateway.tokenizers import Tokenizer
 from webui.gateway.tool_choice import allow_tools
 from webui.gateway.whole import ChatRequest, WholeAnswers
 
@@ -55,6 +57,8 @@ class Chat:
         images: Images,
         thinking: Thinking,
         cache: AnswerCache | None,
+        tokenizer: Tokenizer,
+        names: Names,
         checkpoint: str = "",
     ) -> None:
         self._checkpoint = checkpoint
@@ -62,7 +66,8 @@ class Chat:
         self._relay = relay
         self._images = images
         self._thinking = thinking
-        self._context = Context(relay)
+        self._names = names
+        self._context = Context(relay, tokenizer)
         self._whole = WholeAnswers(relay, self._context)
 
     async def answer(
@@ -140,6 +145,7 @@ class Chat:
             ApiError: an image cannot be used, or the engine is not there.
         """
         self._thinking.taken_from(document)  # it may be in the model's name
+        self._names.put_in(document)
         images = await self._images.put_in(document)
         return await self._context.tokenized(document, images.tokens)
 
@@ -149,6 +155,7 @@ class Chat:
             raise wrong("messages", "must be a list")
         allow_tools(document)
         allowance = self._thinking.taken_from(document)
+        self._names.put_in(document)
         images = await self._images.put_in(document)
         text_bytes = size - images.characters
         if allowance.thinking:

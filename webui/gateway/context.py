@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Self
 
-from webui.gateway.documents import encoded
 from webui.gateway.relay import Relay
+from webui.gateway.tokenizers import Tokenizer
 
 # After a restart the engine may have another limit.
 KEEP_LIMIT_S = 30.0
@@ -17,8 +17,9 @@ TEMPLATE_TOKENS = 400
 class Context:
     """Knows the engine's limit, and counts tokens only where a request may come near it."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, tokenizer: Tokenizer) -> None:
         self._relay = relay
+        self._tokenizer = tokenizer
         self._limit = 0
         self._checkpoint = ""
         self._asked_at = float("-inf")
@@ -55,7 +56,7 @@ class Context:
         now = asyncio.get_running_loop().time()
         if now - self._asked_at > KEEP_LIMIT_S:
             listing = await self._relay.fetch_json("/v1/models")
-            lengths = [model.get("max_model_len") for model in listing["data"]]
+            lengths = [_length_of(model) for model in listing["data"]]
             self._limit = min((n for n in lengths if isinstance(n, int)), default=2**31)
             self._checkpoint = str(listing["data"][0].get("root")) if listing["data"] else ""
             self._asked_at = now
@@ -66,8 +67,7 @@ class Context:
         names = ("model", "tools", "add_generation_prompt", "continue_final_message")
         asked = {name: document[name] for name in names if document.get(name) is not None}
         asked["messages"] = [_without_images(message) for message in document["messages"]]
-        count = (await self._ask("/tokenize", asked))[1].get("count")
-        return count if isinstance(count, int) else None
+        return await self._tokenizer.count(asked)
 
     async def tokenized(
         self, document: dict[str, Any], image_tokens: int
@@ -80,7 +80,7 @@ class Context:
         """
         if isinstance(messages := document.get("messages"), list):
             document["messages"] = [_without_images(message) for message in messages]
-        status, answer = await self._ask("/tokenize", document)
+        status, answer = await self._tokenizer.tokenized(document)
         if isinstance(answer.get("count"), int):
             answer["count"] += image_tokens
         return answer, status
@@ -89,18 +89,17 @@ class Context:
         """What remains of a text with at most so many tokens; None where that is all of it."""
         if len(text.encode()) <= most:
             return None
-        asked = {"prompt": text, "add_special_tokens": False}
-        tokens = (await self._ask("/tokenize", asked))[1].get("tokens")
-        if not isinstance(tokens, list) or len(tokens) <= most:
+        tokens = await self._tokenizer.tokens(text)
+        if tokens is None or len(tokens) <= most:
             return None
-        _, answer = await self._ask("/detokenize", {"tokens": tokens[:most]})
-        shorter = answer.get("prompt")
-        return shorter.rstrip("\ufffd") if isinstance(shorter, str) else None
+        shorter = await self._tokenizer.text(tokens[:most])
+        return None if shorter is None else shorter.rstrip("\ufffd")
 
-    async def _ask(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Status and answer."""
-        async with await self._relay.open("POST", path, encoded(asked)) as response:
-            return response.status, await self._relay.read_json(response)
+
+def _length_of(model: dict[str, Any]) -> Any:
+    """The model's context in the words of vLLM, or of Ray."""
+    length = model.get("max_model_len")
+    return (model.get("metadata") or {}).get("max_request_context_length", length)
 
 
 def _without_images(message: Any) -> Any:

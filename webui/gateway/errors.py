@@ -82,6 +82,15 @@ def unsupported(name: str, complaint: str) -> ApiError:
     return ApiError(400, f"{name!r} {complaint}.", "unsupported_parameter", param=name)
 
 
+def unsupported_by_engine(what: str) -> ApiError:
+    """Of something that another engine, or another version of this one, could do."""
+    return ApiError(
+        501,
+        f"{what} is not possible with this engine (engine.backend is ray).",
+        "not_supported_by_backend",
+    )
+
+
 def wrong(name: str, complaint: str) -> ApiError:
     """The same, where the field is known and its value will not do."""
     return ApiError(400, f"{name!r} {complaint}.", "invalid_parameter", param=name)

@@ -28,6 +28,7 @@ from webui.gateway.errors import (
     too_large,
 )
 from webui.gateway.exchange import this_task
+from webui.gateway.ray_errors import as_vllm_says
 from webui.gateway.router_words import NoAnswerError, is_the_routers, told_by
 
 MEGABYTE = 1_000_000
@@ -246,7 +247,7 @@ class Relay:
             raise engine_lost() from None
         if not isinstance(document, dict):
             raise engine_lost()
-        return document
+        return as_vllm_says(document, response.status) if response.status >= 400 else document
 
     async def forward(
         self, path: str, body: bytes, session: str, send: Send, events: Events

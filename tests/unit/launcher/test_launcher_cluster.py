@@ -69,13 +69,15 @@ def test_a_stop_has_time_for_the_router_too() -> None:
 @pytest.mark.parametrize(
     ("replicas", "each", "cards", "fits"), [(2, 1, 2, 0), (2, 2, 4, 0), (3, 1, 2, 2), (3, 2, 4, 2)]
 )
+@pytest.mark.parametrize("backend", ["vllm", "ray"])
 def test_more_replicas_than_cards_are_refused_with_the_number_that_fits(
-    monkeypatch: pytest.MonkeyPatch, replicas: int, each: int, cards: int, fits: int
+    monkeypatch: pytest.MonkeyPatch, replicas: int, each: int, cards: int, fits: int, backend: str
 ) -> None:
     monkeypatch.setattr(lifecycle, "cards_of", lambda _: [Card("L4", 24.0, 8.9)] * cards)
-    monkeypatch.setattr(lifecycle, "distributions", lambda **_: [])
+    monkeypatch.setattr(lifecycle, "is_on_cpu", lambda: False)
     options = {"tensor-parallel-size": each}
-    config = config_of(engine={"replicas": replicas, "options": options}, cluster={})
+    engine = {"backend": backend, "replicas": replicas, "options": options}
+    config = config_of(engine=engine, cluster={})
     if not fits:
         lifecycle.check_cards(config, "")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -243,6 +244,38 @@ def test_what_a_crash_leaves_behind_is_killed(last: str, start: Runs) -> None:
     run = start("sh", "-c", f"setsid sleep 60 & echo pid=$!; {last}")
     assert run.end() == EX_SOFTWARE
     assert is_gone(run.number_after("pid"))
+
+
+# Two processes with a block of shared memory each; the second one is killed.
+SHARING = """\
+import os, signal, sys, time
+from multiprocessing.shared_memory import SharedMemory
+child = os.fork()
+block = SharedMemory(create=True, size=4096)
+print(f"block{int(not child)}={block.name}", flush=True)
+time.sleep(1 if child else 60)
+"""
+
+
+@pytest.mark.parametrize("last", ["os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_what_those_who_are_killed_have_in_shared_memory_is_freed(last: str, start: Runs) -> None:
+    """vLLM has some 10 MB there in each run."""
+    run = start(sys.executable, "-c", SHARING + last)
+    run.said("block0=")
+    run.said("block1=")
+    [block] = re.findall(r"block1=(psm_\w+)", run.log)
+    assert Path("/dev/shm", block).exists()
+    assert run.end() == EX_SOFTWARE
+    assert not Path("/dev/shm", block).exists()
+
+
+def test_what_a_crash_undoes_is_undone_where_it_was_killed(start: Runs, tmp_path: Path) -> None:
+    """By itself, an engine that ends has done so."""
+    undone = tmp_path / "undone"
+    for last, expected in (("exit 1", False), ("kill -KILL $$", True)):
+        run = start("sh", "-c", last, undo=["touch", str(undone)])
+        assert run.end() == EX_SOFTWARE
+        assert undone.exists() == expected
 
 
 def test_a_child_ends_with_its_parent(start: Runs) -> None:

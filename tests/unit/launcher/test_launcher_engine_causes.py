@@ -96,6 +96,19 @@ def test_a_known_cause_is_named_with_its_fix(line: str, expected: tuple[str, str
     assert (*expected, line) == (found.code, found.message, found.evidence)
 
 
+def test_with_ray_a_line_names_two_processes() -> None:
+    replica = "(ServeReplica:step3vl:LLMServer:a pid=1) (EngineCore pid=2)"
+    found = cause_of(
+        [
+            f"{replica} INFO 11-22 18:09:40 [core.py:1] not this: torch.OutOfMemoryError",
+            f"{replica} ERROR 11-22 18:09:40 [a.py:1] E: Unknown engine argument: max_seqs",
+        ]
+    )
+    assert found is not None
+    assert (found.code, found.what) == (OPTIONS, "vLLM does not know max_seqs")
+    assert found.evidence == "E: Unknown engine argument: max_seqs"
+
+
 def device_line(free: str, total: str, share: str, wanted: str) -> str:
     """What vLLM says of a card that is not free enough."""
     return (

@@ -20,6 +20,7 @@ from launcher.engine_watch import (
     ANSWER_LIMIT_S,
     CHECK_S,
     PROBE_S,
+    Pulse,
     Question,
     Watch,
     figures_in,
@@ -43,7 +44,7 @@ class FakeClock:
 
 
 class FakeEngine(ThreadingHTTPServer):
-    """vLLM's /metrics and /v1/completions, with figures that a test sets."""
+    """vLLM's /health, /metrics and /v1/completions, with figures that a test sets."""
 
     daemon_threads = True
 
@@ -56,8 +57,10 @@ class FakeEngine(ThreadingHTTPServer):
             "generation_tokens_total": 0,
         }
         self.garbage: bytes | None = None
-        self.probe_status = 200
+        self.probe_status = self.health_status = 200
         self.probes: list[dict[str, object]] = []
+        self.answers_health = threading.Event()
+        self.answers_health.set()
         self.answers_metrics = threading.Event()
         self.answers_probes = threading.Event()
         self.answers_metrics.set()
@@ -79,6 +82,10 @@ class _Page(BaseHTTPRequestHandler):
     server: FakeEngine
 
     def do_GET(self) -> None:
+        if self.path == "/health":
+            assert self.server.answers_health.wait(LIMIT_S)
+            self._answer(self.server.health_status, b"")
+            return
         assert self.path == "/metrics"
         assert self.server.answers_metrics.wait(LIMIT_S)
         self._answer(200, self.server.metrics)
@@ -141,6 +148,7 @@ def serving() -> Iterator[FakeEngine]:
     try:
         yield server
     finally:
+        server.answers_health.set()
         server.answers_metrics.set()
         server.answers_probes.set()
         server.shutdown()
@@ -458,3 +466,68 @@ def test_no_answer_is_too_odd_to_be_read(noise: bytes, start: bytes) -> None:
     """Whatever a port says, it is figures or none."""
     for value in figures_in(start + noise).values():
         assert value == value
+
+
+class PulseTaker:
+    """A Pulse that looks once a second, on a clock of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.clock = FakeClock()
+        self.stopped = False
+        self.pulse = Pulse(("127.0.0.1", port), lambda: self.stopped, self.clock)
+
+    def look(self, seconds: int, *, answered: bool = True) -> float:
+        """Let a second pass so many times; what the last look said."""
+        stalled = 0.0
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            stalled = self.pulse.stalled_s()
+            if answered and (asked := self.pulse._asked) is not None:
+                select.select([asked.question._socket], [], [], LIMIT_S)
+        return stalled
+
+
+@pytest.fixture
+def taker(engine: FakeEngine) -> Iterator[PulseTaker]:
+    found = PulseTaker(engine.port)
+    yield found
+    found.pulse.close()
+
+
+def test_an_engine_that_says_it_is_well_is_well(taker: PulseTaker) -> None:
+    assert taker.look(300) == 0
+
+
+@pytest.mark.parametrize("status", [404, 500, 503])
+def test_an_engine_that_says_it_is_not_well_is_stalled(
+    status: int, engine: FakeEngine, taker: PulseTaker
+) -> None:
+    engine.health_status = status
+    assert 30 <= taker.look(40) <= 40
+    engine.health_status = 200
+    assert taker.look(10) == 0
+
+
+def test_an_engine_that_does_not_say_is_stalled_and_asked_again(
+    engine: FakeEngine, taker: PulseTaker
+) -> None:
+    """Whoever should have answered may have died with the first question."""
+    engine.answers_health.clear()
+    assert 30 <= taker.look(40, answered=False) <= 40
+    engine.answers_health.set()
+    assert taker.look(20) == 0
+
+
+def test_an_engine_that_has_ended_is_stalled() -> None:
+    assert 30 <= PulseTaker(free_port()).look(40) <= 40
+
+
+def test_an_engine_that_was_stopped_is_not_well_whatever_answers(taker: PulseTaker) -> None:
+    taker.stopped = True
+    assert taker.look(40) >= 30
+
+
+def test_time_in_which_nobody_took_the_pulse_is_no_stall(taker: PulseTaker) -> None:
+    taker.look(10)
+    taker.clock.now += 1000
+    assert taker.look(1) == 0

@@ -37,7 +37,7 @@ def test_a_card_that_is_not_used_is_mentioned(
 ) -> None:
     """Only where vLLM for the CPU is installed and a card answers; the line says what to do."""
     monkeypatch.setattr(lifecycle, "gpus", lambda: cards)
-    monkeypatch.setattr(lifecycle, "distributions", lambda name: [name] if installed else [])
+    monkeypatch.setattr(lifecycle, "is_on_cpu", lambda: installed)
     lifecycle._warn_of_idle_gpu()
     said = capsys.readouterr().err
     assert ("delete .venv and run/config-path" in said) is warned

@@ -39,6 +39,7 @@ from launcher.programs import (
     start_script_options,
     webui_process,
 )
+from launcher.ray_serve import RaySettings
 from webui.gateway.thinking import ALIASES, STANDARD, Thinking
 from webui.settings import Settings as WebuiSettings
 
@@ -86,7 +87,8 @@ def vllm_options(**sections: Any) -> argparse.Namespace:
     parser.add_argument("--served-model-name", nargs="+")
     parser.add_argument("--disable-access-log-for-endpoints")
     command = vllm_command(**sections)
-    parsed, rest = parser.parse_known_args(command[command.index("--model") :])
+    [first] = [i for i, word in enumerate(command) if word.startswith("--model=")]
+    parsed, rest = parser.parse_known_args(command[first:])
     parsed.rest = rest
     return parsed
 
@@ -510,3 +512,64 @@ def test_a_secret_is_not_readable_in_a_fingerprint() -> None:
     found = programs_of(engine={"environment": {"HF_TOKEN": "cafe"}})[ENGINE].fingerprint
     assert len(found) == 16
     assert set(found) <= set("0123456789abcdef")
+
+
+def ray_settings(**sections: Any) -> RaySettings:
+    """What Ray Serve's program is told."""
+    engine = {"backend": "ray", **sections.pop("engine", {})}
+    command = engine_argv(engine=engine, **sections)[1:]
+    assert command[:-1] == (sys.executable, "-P", "-m", "launcher.ray_serve")
+    return RaySettings(**json.loads(command[-1]))
+
+
+def test_ray_listens_where_vllm_would_and_loads_the_same() -> None:
+    found = ray_settings(engine={"port": 8123, "replicas": 2})
+    assert (found.host, found.port, found.replicas) == ("127.0.0.1", 8123, 2)
+    [llm] = found.arguments["llm_configs"]
+    assert llm["model_loading_config"]["model_source"] == str(YAML.parent / "checkpoint")
+
+
+def test_what_the_launcher_sets_for_vllm_reaches_ray_too() -> None:
+    """And the names of its variables, but for the tag and the like: not for a Ray of others."""
+    environment = {"HF_TOKEN": "secret"}
+    found = ray_settings(engine={"options": {"max-num-seqs": 8}, "environment": environment})
+    [llm] = found.arguments["llm_configs"]
+    assert llm["engine_kwargs"] == {
+        "allowed_media_domains": [NO_MEDIA_DOMAIN],
+        "max_num_seqs": 8,
+    }
+    assert {"HF_TOKEN", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE"} <= set(found.variables)
+    assert TAG not in found.variables
+
+
+def test_no_value_of_a_variable_is_in_the_process_list() -> None:
+    config = config_of(engine={"backend": "ray", "environment": {"HF_TOKEN": "secret"}})
+    process = engine_of(config)
+    assert "secret" not in " ".join(process.argv)
+    assert process.env["HF_TOKEN"] == "secret"
+
+
+def test_ray_is_known_by_its_own_ways() -> None:
+    found = parent_settings(engine={"backend": "ray"})
+    assert (found.title, found.has_figures) == ("Ray Serve", False)
+    assert found.undo[-1] == "--undo"
+    plain = parent_settings()
+    assert (plain.title, plain.has_figures, plain.undo) == ("vLLM", True, [])
+
+
+def test_all_of_rays_processes_are_known_by_the_tag_and_tell_nobody_anything() -> None:
+    env = engine_of(config_of(engine={"backend": "ray"})).env
+    assert env[TAG] == tag_of(PATHS.run, ENGINE)
+    assert env["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert "RAY_USAGE_STATS_ENABLED" not in engine_of(config_of()).env
+
+
+@pytest.mark.parametrize(("backend", "aliases"), [("ray", ("two", "three")), ("vllm", ())])
+def test_the_webui_knows_the_names_that_ray_does_not(
+    backend: str, aliases: tuple[str, ...]
+) -> None:
+    config = config_of(
+        model={"folder": "m", "names": ["one", "two", "three"]}, engine={"backend": backend}
+    )
+    found = WebuiSettings.from_environ(webui_process(config, YAML, PATHS, "127.0.0.1", 1).env)
+    assert (found.backend, found.model, found.aliases) == (backend, "one", aliases)

@@ -91,7 +91,8 @@ def test_no_target_kills_before_supervisord_is_done(
     if slack is not None:
         sections["service"] = {"stop_limit_s": needed + slack}
     found = stop_times(config_of(**sections))
-    assert set(found) == set(TARGETS)
+    # Ray is ended by whoever runs it.
+    assert set(found) == set(TARGETS) - {"ray"}
     assert min(found.values()) > needed
     assert min(found.values()) >= (needed + slack if slack else 0)
 
@@ -102,7 +103,7 @@ def test_an_engine_of_the_stack_stops_before_its_pod_is_killed(engine: float) ->
     arguments = engine_values(config_of(engine={"stop_timeout_s": engine}))["vllmConfig"][
         "extraArgs"
     ]
-    drain = int(arguments[arguments.index("--shutdown-timeout") + 1])
+    [drain] = [int(a.partition("=")[2]) for a in arguments if a.startswith("--shutdown-timeout=")]
     assert drain <= min(26, round(engine))
 
 
@@ -412,7 +413,7 @@ def test_without_a_folder_the_target_has_one_of_its_own(
 def test_an_unknown_target_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """It names those that there are."""
     assert main(["render", "--target", "nomad", "--config", str(GPU_YAML)]) == 2
-    expected = "step3vl: no target 'nomad'; there are: docker, compose, systemd, k8s\n"
+    expected = "step3vl: no target 'nomad'; there are: docker, compose, systemd, k8s, ray\n"
     assert capsys.readouterr().err == expected
 
 
