@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from launcher.engine_preparation import say
+from launcher.leftovers import descendants, has_ended, parent_of
 from launcher.ray_application import NAME, variables_of_replicas
 
 # Where `ray start` leaves the address of the cluster that it began, as Ray's own tools expect it.
@@ -134,14 +135,16 @@ def connected(settings: RaySettings) -> Iterator[bool]:
         ray.shutdown()
 
 
-def has_lost_a_child() -> bool:
-    """Whether one of those that a Ray of its own is, the raylet for one, has ended; without it,
-    Ray goes on waiting for it."""
-    try:
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # somebody else's Ray
-        return False
-    return ended is not None
+def children() -> list[int]:
+    """What a Ray of its own consists of: the raylet for one. Of somebody else's, nothing."""
+    own = os.getpid()
+    return [pid for pid in descendants(own) if parent_of(pid) == own]
+
+
+def wait_for_an_end(pids: list[int]) -> None:
+    """Of one of them. Ray collects them itself, and goes on without."""
+    while not any(map(has_ended, pids)):
+        time.sleep(LOOK_S)
 
 
 def arguments_of(settings: RaySettings, *, joined: bool) -> dict[str, Any]:
@@ -171,9 +174,9 @@ def serve_until_stopped(settings: RaySettings, *, joined: bool) -> NoReturn:
         quiet = {"enable_access_log": False}  # it is asked for its health every few seconds
         app = application(arguments_of(settings, joined=joined))
         serve.run(app, name=NAME, route_prefix="/", logging_config=quiet)
-        while not has_lost_a_child():
-            time.sleep(LOOK_S)
-        raise SystemExit("a process of Ray's has ended")
+        wait_for_an_end(children())
+        say("a process of Ray's has ended")
+        os._exit(1)  # Ray would wait for it before anything else ends; the parent does not
     finally:
         serve.shutdown()
 

@@ -167,8 +167,9 @@ def rays(box: Box) -> tuple[psutil.Process, list[psutil.Process]]:
 
 
 def is_there(box: Box) -> bool:
+    """As far as Serve's controller; the model may still load."""
     try:
-        return any(process.name() == "raylet" for process in rays(box)[1])
+        return any(process.name().startswith("ray::Serve") for process in rays(box)[1])
     except (ValueError, psutil.Error):
         return False
 
@@ -178,7 +179,6 @@ def test_nothing_of_a_ray_that_was_killed_is_left(whom: str, ray: Box) -> None:
     """The last test: the next start is not waited for, only that there is one."""
     wait_for(lambda: is_there(ray), 60, "a Ray to kill")
     child, below = rays(ray)
-    assert len(below) > 5
     if whom == "raylet":
         [child] = [process for process in below if process.name() == whom]
     child.kill()
