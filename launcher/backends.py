@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from launcher.config import DeployConfig
+from launcher.config import DeployConfig, load_config
 from launcher.errors import ConfigError, LauncherError
-from launcher.paths import ROOT, Paths
+from launcher.paths import ROOT, Paths, noted
+
+
+def load_here(config_path: Path, paths: Paths, given: str | None = None) -> DeployConfig:
+    """A YAML as it is run here.
+
+    Raises:
+        ConfigError: as load_config and :func:`with_backend` do.
+    """
+    return with_backend(load_config(config_path), paths, given)
 
 
 def with_backend(config: DeployConfig, paths: Paths, given: str | None = None) -> DeployConfig:
@@ -18,7 +28,7 @@ def with_backend(config: DeployConfig, paths: Paths, given: str | None = None) -
     Raises:
         ConfigError: what else it says does not go together with that engine.
     """
-    wanted = given or _noted(paths) or config.engine.backend
+    wanted = given or noted(paths.backend) or config.engine.backend
     if wanted == config.engine.backend:
         return config
     document = config.model_dump()
@@ -28,13 +38,6 @@ def with_backend(config: DeployConfig, paths: Paths, given: str | None = None) -
     except ValidationError as error:
         words = "\n  ".join(problem["msg"] for problem in error.errors())
         raise ConfigError(f"--backend {wanted}: {words}") from None
-
-
-def _noted(paths: Paths) -> str:
-    try:
-        return paths.backend.read_text().strip()
-    except OSError:
-        return ""
 
 
 def check_backend(config: DeployConfig) -> None:

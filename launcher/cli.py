@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from launcher import lifecycle
-from launcher.backends import check_backend, with_backend
+from launcher.backends import check_backend, load_here
 from launcher.cards import Card, card_named, card_of_size
 from launcher.config import Backend, DeployConfig, load_config
 from launcher.downloads import fetch, settled
@@ -84,7 +84,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config = with_backend(load_config(selection.path), paths)
+    config = load_here(selection.path, paths)
     check_backend(config)
     lifecycle.check_folders(config, selection.path)
     config, _ = settled(config, selection.path, paths)
@@ -114,7 +114,7 @@ def _render(arguments: argparse.Namespace) -> int:
     selection = select_config(arguments.config, paths)
     if arguments.target is not None:
         return _render_target(arguments, load_config(selection.path), selection.path)
-    config = with_backend(load_config(selection.path), paths)
+    config = load_here(selection.path, paths)
     config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
     if arguments.out is None:
@@ -177,7 +177,8 @@ def _download(arguments: argparse.Namespace) -> int:
     """Fetch the model that the YAML names, as it is planned for this machine."""
     paths = Paths.from_environ()
     selection = select_config(arguments.config, paths)
-    config, _ = planned(load_config(selection.path), selection.path)
+    config = load_here(selection.path, paths)
+    config, _ = planned(config, selection.path, node_here(config, paths))
     if arguments.source:
         model = config.model.model_copy(update={"source": arguments.source})
         config = config.model_copy(update={"model": model})

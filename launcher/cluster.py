@@ -15,7 +15,7 @@ from launcher.cluster_guard import read_key
 from launcher.config import DeployConfig, NodeConfig
 from launcher.errors import ConfigError, LauncherError
 from launcher.layout import has_head
-from launcher.node_settings import Versions
+from launcher.node_settings import Versions, has_another_key, not_started
 from launcher.programs import cluster_key_file
 from launcher.terminal import say, warn
 
@@ -126,7 +126,7 @@ class Agent:
             answer = connection.getresponse()
             body = answer.read()
         except ConnectionRefusedError:
-            words = f"{name} ({address}) is not started: `launch up --node {name}` there"
+            words = f"{name} ({address}) {not_started(name)}"
             raise UnreachableError(words, is_up=True) from None
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(
@@ -137,7 +137,7 @@ class Agent:
         finally:
             connection.close()
         if answer.status == http.client.UNAUTHORIZED:
-            raise LauncherError(f"{name} ({address}) has another key: copy cluster.key_file there")
+            raise LauncherError(f"{name} ({address}) {has_another_key(name)}")
         try:
             document = json.loads(body)
         except ValueError:

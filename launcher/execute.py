@@ -7,8 +7,7 @@ import os
 import signal
 from typing import NoReturn
 
-from launcher.backends import check_backend, with_backend
-from launcher.config import load_config
+from launcher.backends import check_backend, load_here
 from launcher.downloads import settled
 from launcher.engine_causes import OPTIONS, Cause
 from launcher.engine_preparation import EX_CONFIG
@@ -80,7 +79,7 @@ def _process(name: str, paths: Paths, config: str | None) -> Process:
 
 def _node(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = with_backend(load_config(selected.path), paths)
+    settings = load_here(selected.path, paths)
     name = node_here(settings, paths)
     if (node := settings.cluster.node(name)) is None:
         raise CannotStartError(f"{NODE}: cluster.nodes lists no machines")
@@ -91,7 +90,7 @@ def _node(paths: Paths, config: str | None) -> Process:
 
 def _engine(name: str, paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = with_backend(load_config(selected.path), paths)
+    settings = load_here(selected.path, paths)
     check_backend(settings)
     check_folders(settings, selected.path)
     settings, _ = settled(settings, selected.path, paths)
@@ -109,7 +108,7 @@ def _engine(name: str, paths: Paths, config: str | None) -> Process:
 
 def _router(paths: Paths, config: str | None) -> Process:
     selected = select_config(config, paths)
-    settings = with_backend(load_config(selected.path), paths)
+    settings = load_here(selected.path, paths)
     settings, _ = settled(settings, selected.path, paths)
     if (problem := listen_problem(LOOPBACK, settings.engine.port)) is not None:
         raise CannotStartError(f"{ROUTER}: engine.port: {problem}")
@@ -118,7 +117,7 @@ def _router(paths: Paths, config: str | None) -> Process:
 
 def _webui(paths: Paths, config: str | None, host: str | None, port: int | None) -> Process:
     selected = select_config(config, paths)
-    settings = with_backend(load_config(selected.path), paths)
+    settings = load_here(selected.path, paths)
     with contextlib.suppress(LauncherError):  # the page tells why there is no engine then
         settings, _ = settled(settings, selected.path, paths)
     listen_on = (host or settings.webui.host, port or settings.webui.port)

@@ -56,6 +56,12 @@ def replicas_on(config: DeployConfig, node: str) -> list[Replica]:
     return [replica for replica in replicas_of(config) if replica.node == node]
 
 
+def engines_on(config: DeployConfig, node: str) -> int:
+    """How many engines share a machine's cards. Ray Serve's are one program here."""
+    here = len(replicas_on(config, node))
+    return here * config.engine.replicas if config.engine.backend == "ray" else here
+
+
 def has_head(config: DeployConfig, node: str) -> bool:
     """Whether a machine runs the page, the API and the router."""
     head = config.cluster.head

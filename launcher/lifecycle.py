@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launcher.backends import check_backend, with_backend
+from launcher.backends import check_backend, load_here
 from launcher.checkpoint import problems_of
 from launcher.cluster import check_others, ensure_key
 from launcher.config import DeployConfig, load_config
@@ -17,12 +17,13 @@ from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
-from launcher.layout import ENGINE, has_head, replicas_on
+from launcher.layout import ENGINE, engines_on, has_head, replicas_on
 from launcher.leftovers import kill_all, tag_of, tagged, wake
 from launcher.nodes import node_here
 from launcher.paths import Paths
 from launcher.planning import cards_of
 from launcher.programs import (
+    ENGINES,
     EVERY,
     WEBUI,
     batch_folder,
@@ -159,7 +160,7 @@ def write_files(
 
 
 def _forget_crashes(paths: Paths) -> None:
-    for name in EVERY:
+    for name in ENGINES:
         paths.crashes_of(name).unlink(missing_ok=True)
 
 
@@ -176,7 +177,7 @@ def _make_way(supervisord: Supervisord, paths: Paths, patience_s: float) -> None
         )
     _end_leftovers(paths, patience_s)
     paths.draining.unlink(missing_ok=True)
-    for name in EVERY:
+    for name in ENGINES:
         paths.state_of(name).unlink(missing_ok=True)
 
 
@@ -208,10 +209,7 @@ def check_cards(config: DeployConfig, node: str) -> None:
     Raises:
         ConfigError: with the number that fits.
     """
-    # With Ray it is one program here, however many replicas that starts.
-    count = config.engine.replicas if config.engine.backend == "ray" else 0
-    count, each = count or len(replicas_on(config, node)), workers_of(config)
-    found = len(cards_of(config))
+    count, each, found = engines_on(config, node), workers_of(config), len(cards_of(config))
     on_cpu = config.engine.command is not None or is_on_cpu()
     if on_cpu or count < 2 or count * each <= found:
         return
@@ -257,7 +255,7 @@ def up(
     paths, began = Paths.from_environ(), time.time()
     selection = select_config(given, paths)
     say(f"Configuration: {selection.path} ({selection.reason})")
-    config = as_written = with_backend(load_config(selection.path), paths, backend)
+    config = as_written = load_here(selection.path, paths, backend)
     check_backend(config)
     supervisord = Supervisord(paths)
     here = node_here(config, paths, node)
@@ -356,7 +354,7 @@ def _stop_limit(paths: Paths) -> float:
     if active is None:
         return 120.0
     try:
-        config = with_backend(load_config(active), paths)
+        config = load_here(active, paths)
         programs = programs_for(config, active, paths, node_here(config, paths))
     except ConfigError:  # edited into something wrong since; stopping must work all the same
         return 120.0
@@ -368,7 +366,7 @@ def restart(name: str) -> int:
     """Stop and start one program, and wait until the service answers again."""
     paths, began = Paths.from_environ(), time.time()
     supervisord = Supervisord(paths)
-    config = with_backend(load_config(select_config(None, paths).path), paths)
+    config = load_here(select_config(None, paths).path, paths)
     _wake_all(supervisord, paths)
     supervisord.stop(name)
     _forget_crashes(paths)

@@ -64,6 +64,7 @@ class Member:
         """For ``launch status`` and the page."""
         return {
             "name": self.replica.title,
+            "node": self.replica.node,
             "url": self.replica.url,
             "phase": self.phase,
             "message": self.message,

@@ -10,6 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from launcher.config import DeployConfig
 
 
+def not_started(node: str) -> str:
+    """What is said of a machine that refuses a connection, for whoever runs it."""
+    return f"is not started: `launch up --node {node}` there"
+
+
+def has_another_key(node: str) -> str:
+    """Of one that does not take ours."""
+    return f"has another key: copy cluster.key_file to {node}"
+
+
 @dataclass(frozen=True)
 class Versions:
     """What should be the same everywhere."""

@@ -9,7 +9,7 @@ import psutil
 
 from launcher.config import DeployConfig
 from launcher.errors import ConfigError
-from launcher.paths import Paths
+from launcher.paths import Paths, noted
 
 
 def addresses_here() -> set[str]:
@@ -38,9 +38,9 @@ def node_here(
             raise ConfigError(f"--node {given}: cluster.nodes lists no machines")
         return ""
     if given is None:
-        noted = _noted(paths)
+        earlier = noted(paths.node)
         own = addresses()
-        found = [noted] if noted in names else [n.name for n in nodes if n.address in own]
+        found = [earlier] if earlier in names else [n.name for n in nodes if n.address in own]
         given = found[0] if len(found) == 1 else None
     if given is None:
         known = ", ".join(f"{node.name} ({node.address})" for node in nodes)
@@ -48,10 +48,3 @@ def node_here(
     if given not in names:
         raise ConfigError(f"cluster.nodes has no {given!r}; there are: {', '.join(names)}")
     return given
-
-
-def _noted(paths: Paths) -> str:
-    try:
-        return paths.node.read_text().strip()
-    except OSError:
-        return ""

@@ -173,6 +173,14 @@ class Paths:
         self.etc.mkdir(parents=True, exist_ok=True)
 
 
+def noted(file: Path) -> str:
+    """What an earlier ``up`` has noted there; empty where there is nothing."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
 def _stem(engine: str) -> str:
     """Of the files of an engine: ``engine`` of ``vllm``, ``engine-0`` of ``vllm-0``."""
     return engine.replace("vllm", "engine", 1)

@@ -17,7 +17,7 @@ from launcher.checkpoint import ARCHITECTURE
 from launcher.config import DeployConfig, option_name
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import gpus, visible
-from launcher.layout import replicas_on
+from launcher.layout import engines_on
 from launcher.plan import (
     BF16_HUB_ID,
     FP8_HUB_ID,
@@ -60,7 +60,7 @@ def planned(
     if UNPLANNED & config.engine.named_options.keys():
         return config, None
     shape = shape_of(config, config_path)
-    count = len(replicas_on(config, node))
+    count = engines_on(config, node)
     if shape is None or shape.parameters < LEAST_PARAMETERS or count == 0:
         return config, None
     if not (cards := cards_of(config)):
@@ -69,7 +69,7 @@ def planned(
             " set, CUDA_VISIBLE_DEVICES"
         )
     wishes = wishes_of(config)
-    if config.has_router:
+    if config.has_router or count > 1:
         cards = cards[: max(1, len(cards) // count)]
         wishes = replace(wishes, data_parallel_size=wishes.data_parallel_size or 1)
     found = plan(shape, cards, wishes)

@@ -449,32 +449,27 @@ def _webui_program(config: DeployConfig, config_path: Path, paths: Paths) -> Pro
 
 
 def _router_program(config: DeployConfig, config_path: Path, paths: Paths) -> Program:
-    return Program(
-        name=ROUTER,
-        command=_exec(ROUTER),
-        priority=150,
-        startsecs=3,
-        startretries=3,
-        stopwaitsecs=ROUTER_STOP_S,
-        fingerprint=_fingerprint(
-            router_process(config, config_path, paths), _key_stamp(config, config_path)
-        ),
-    )
+    process = router_process(config, config_path, paths)
+    return _helper(ROUTER, 150, ROUTER_STOP_S, process, _key_stamp(config, config_path))
 
 
 def _node_program(
     config: DeployConfig, config_path: Path, paths: Paths, node: NodeConfig
 ) -> Program:
+    process = node_process(config, config_path, paths, node)
+    return _helper(NODE, 50, NODE_STOP_S, process, _key_stamp(config, config_path))
+
+
+def _helper(name: str, priority: int, stop_s: int, process: Process, stamp: str) -> Program:
+    """One that starts and stops at once."""
     return Program(
-        name=NODE,
-        command=_exec(NODE),
-        priority=50,
+        name=name,
+        command=_exec(name),
+        priority=priority,
         startsecs=3,
         startretries=3,
-        stopwaitsecs=NODE_STOP_S,
-        fingerprint=_fingerprint(
-            node_process(config, config_path, paths, node), _key_stamp(config, config_path)
-        ),
+        stopwaitsecs=stop_s,
+        fingerprint=_fingerprint(process, stamp),
     )
 
 

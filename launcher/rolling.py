@@ -6,7 +6,6 @@ import fcntl
 import http.client
 import json
 import os
-import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launcher.backends import with_backend
+from launcher.backends import load_here
 from launcher.cluster import Agent
 from launcher.cluster_guard import read_key
-from launcher.config import DeployConfig, load_config
+from launcher.config import DeployConfig
 from launcher.downloads import settled
 from launcher.engine_state import FAILED, READY, read_document
+from launcher.engine_watch import RUNNING, figures_in
 from launcher.errors import LauncherError
 from launcher.layout import Replica, has_head, replicas_of
 from launcher.nodes import node_here
@@ -36,7 +36,6 @@ FIGURES_S = 3.0
 START_MARGIN_S = 30.0
 # Until what is known of an engine is of the new one.
 NEWS_S = 5.0
-_BUSY = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 def restart_rolling() -> int:
@@ -47,7 +46,7 @@ def restart_rolling() -> int:
     """
     paths = Paths.from_environ()
     selection = select_config(None, paths)
-    config = with_backend(load_config(selection.path), paths)
+    config = load_here(selection.path, paths)
     config, _ = settled(config, selection.path, paths)
     node = node_here(config, paths)
     if not has_head(config, node):
@@ -157,12 +156,12 @@ class _Rolling:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=FIGURES_S) as answer:
-                text = answer.read().decode(errors="replace")
+                figures = figures_in(answer.read())
         except ConnectionRefusedError:
             return False
         except (OSError, http.client.HTTPException):
             return True
-        return any(float(value) for value in _BUSY.findall(text))
+        return any(figures.get(name) for name in RUNNING)
 
     def _wait(
         self,

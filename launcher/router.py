@@ -34,6 +34,7 @@ from launcher.engine_state import (
 from launcher.layout import LOOPBACK
 from launcher.leftovers import end_with_parent
 from launcher.members import ADVICE, Health, Member, together
+from launcher.node_settings import has_another_key, not_started
 from launcher.router_settings import RouterSettings
 
 LOOK_S = 0.25
@@ -156,11 +157,11 @@ class Router:
                 if answer.status == 200:
                     engines: dict[str, Mapping[str, object]] = (await answer.json())["engines"]
                     return engines
-                words = f"has another key: copy cluster.key_file to {node}"
+                words = has_another_key(node)
         except aiohttp.ClientConnectorError as error:
             words = "cannot be reached"
             if isinstance(error.os_error, ConnectionRefusedError):
-                words = f"is not started: `launch up --node {node}` there"
+                words = not_started(node)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError):
             words = "does not answer"
         return {"": {"phase": WAITING, "message": words, ADVICE: True}}

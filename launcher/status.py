@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from launcher.engine_state import READY, read_document
 from launcher.layout import ENGINE
-from launcher.paths import Paths
+from launcher.paths import Paths, noted
 from launcher.programs import ROUTER, WEBUI
 from launcher.readiness import EngineState, read_engine_state, read_webui_address
 from launcher.selection import active_config
@@ -63,7 +64,7 @@ def _document(programs: list[ProgramState], paths: Paths) -> dict[str, Any]:
     return document
 
 
-def _state_file(program: ProgramState, paths: Paths) -> Any:
+def _state_file(program: ProgramState, paths: Paths) -> Path:
     return paths.state_of(program.name) if program.is_engine else paths.engine_state
 
 
@@ -76,9 +77,8 @@ def _others(programs: list[ProgramState], paths: Paths) -> list[dict[str, Any]]:
     """The engines on other machines, as the router's parent knows them."""
     if not any(program.name == ROUTER for program in programs):
         return []
-    here = paths.node.read_text().strip() if paths.node.exists() else ""
     rows = read_document(paths.replicas).get("replicas", [])
-    return [row for row in rows if "/" in row["name"] and not row["name"].startswith(f"{here}/")]
+    return [row for row in rows if row.get("node", "") != noted(paths.node)]
 
 
 def _message(program: ProgramState, engine: EngineState | None, paths: Paths) -> str:

@@ -13,8 +13,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.backends import with_backend
-from launcher.config import load_config
+from launcher.backends import load_here
 from launcher.downloads import settled
 from launcher.errors import LauncherError
 from launcher.lifecycle import check_folders
@@ -33,7 +32,7 @@ SCRIPT = Path("usr/local/bin/start-webui-service.sh")
 
 def _files(config_path: Path, root: Path) -> list[RenderedFile]:
     paths = Paths.from_environ()
-    config = with_backend(load_config(config_path), paths)
+    config = load_here(config_path, paths)
     check_folders(config, config_path)
     config, _ = settled(config, config_path, paths)
     node = node_here(config, paths)

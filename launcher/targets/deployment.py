@@ -31,8 +31,8 @@ class Site:
 
     @classmethod
     def here(cls) -> Site:
-        home = os.environ.get("STEP3VL_HOME")
         """This checkout, and its owner."""
+        home = os.environ.get("STEP3VL_HOME")
         return cls(ROOT, owner().pw_name, Path(home).absolute() if home else None)
 
 

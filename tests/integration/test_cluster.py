@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import seen_in_own_network
 
 PROGRAM = Path(__file__).with_name("cluster_network.py")
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("cluster")
-    alone = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--kill-child", "--fork"]
-    program = [sys.executable, str(PROGRAM), str(folder)]
-    done = subprocess.run([*alone, *program], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return seen_in_own_network(PROGRAM, tmp_path_factory.mktemp("cluster"), 280)
 
 
 def test_each_machine_starts_its_part(seen: dict[str, Any]) -> None:

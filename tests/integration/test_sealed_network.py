@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import seen_in_own_network
 
 PROGRAM = Path(__file__).with_name("sealed_network.py")
 PUBLIC = "93.184.216.34"
@@ -17,13 +15,7 @@ PUBLIC = "93.184.216.34"
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What requests were told, by their address, and the addresses that were called."""
-    folder = tmp_path_factory.mktemp("sealed")
-    alone = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--kill-child", "--fork"]
-    program = [sys.executable, str(PROGRAM), str(folder)]
-    done = subprocess.run([*alone, *program], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return seen_in_own_network(PROGRAM, tmp_path_factory.mktemp("sealed"), 200)
 
 
 @pytest.mark.fault(1, "nobody private is called, in a network where all would answer")

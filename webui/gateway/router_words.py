@@ -14,6 +14,10 @@ ROUTER_MB = 2000
 
 # As in: Failed to deserialize the JSON body into the target type: temperature: invalid type: ...
 _FIELD = re.compile(rb"target type: ([A-Za-z0-9_.\[\]]{1,80}): ")
+# An engine that fails in plain text has answered, and would fail again.
+_NO_ANSWER = re.compile(
+    rb"(?:Transparent proxy request|Request) failed: |Failed to (?:get|read) response"
+)
 _MISSING = re.compile(rb"missing field `([A-Za-z0-9_]{1,80})`")
 
 
@@ -22,7 +26,7 @@ class NoAnswerError(Exception):
 
 
 def is_the_routers(response: EngineAnswer) -> bool:
-    """Whether it is not an engine's word: that would be JSON, or a stream."""
+    """Whether it is hardly an engine's word: that would be JSON, or a stream."""
     return response.status >= 400 and response.content_type == PLAIN_TEXT
 
 
@@ -37,7 +41,7 @@ async def told_by(response: EngineAnswer, unavailable: ApiError) -> ApiError:
     text = await response.read()
     if response.status == NO_ENGINE:
         return unavailable
-    if response.status >= 500:
+    if _NO_ANSWER.match(text):
         raise NoAnswerError
     if response.status == TOO_LARGE:
         return too_large(ROUTER_MB)

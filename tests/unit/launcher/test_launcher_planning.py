@@ -10,7 +10,7 @@ import pytest
 import yaml
 from support import ROOT
 
-from launcher import planning
+from launcher import cli, planning
 from launcher.cards import Card, card_named
 from launcher.cli import main
 from launcher.config import DeployConfig, load_config
@@ -301,3 +301,27 @@ def test_without_a_card_there_is_no_plan(
     monkeypatch.setattr(planning, "gpus", list)
     assert main(["plan"]) == 0
     assert "No NVIDIA GPU answers" in capsys.readouterr().out
+
+
+def test_replicas_of_ray_share_the_cards_too(machine: list[Gpu], tmp_path: Path) -> None:
+    """They are one program here; vLLM's own data parallelism would take the cards a second time."""
+    machine += [Gpu("NVIDIA H100", 79.6)] * 2
+    engine = {"backend": "ray", "replicas": 2}
+    config, found = planned(config_of(tmp_path, engine=engine), tmp_path / "x.yaml")
+    assert found is not None
+    assert (found.tensor_parallel_size, found.data_parallel_size) == (1, 1)
+    assert "data-parallel-size" not in config.engine.options
+
+
+def test_a_machine_of_a_cluster_fetches_what_its_card_holds(
+    machine: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`up` would start that, and nothing else."""
+    machine.append(Gpu("NVIDIA GeForce RTX 4090", 23.99))
+    monkeypatch.setenv("STEP3VL_HOME", str(tmp_path))
+    taken: list[DeployConfig] = []
+    monkeypatch.setattr(cli, "fetch", lambda config, *_, **__: taken.append(config) or 0)
+    nodes = [{"name": "here", "address": "127.0.0.1"}]
+    config_of(tmp_path, cluster={"nodes": nodes})
+    assert cli.main(["download", "--config", str(tmp_path / "x.yaml")]) == 0
+    assert [config.model.hub_id for config in taken] == ["stepfun-ai/Step3-VL-10B-FP8"]
