@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from webui.chat.conversation import Conversation, Turn
 from webui.chat.session import finished
+
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,13 @@ class Desk:
         """What is to be asked now, once."""
         wish, self.wish = self.wish, None
         return wish
+
+    async def wish_is_taken(self, within_s: float) -> bool:
+        """Whether somebody comes in this time for what is to be asked now."""
+        wish, deadline = self.wish, time.monotonic() + within_s
+        while self.wish is wish and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+        return self.wish is not wish
 
     def put(self, talk: Conversation) -> Conversation:
         """Have this here instead, with nothing more to come; what was here, as far as it had

@@ -37,6 +37,8 @@ Keep = Callable[[gr.Request, Conversation], Awaitable[None]]
 NO_KEY = "-"
 IDLE = {"submit_btn": True, "stop_btn": False, "interactive": True}
 BUSY = {"submit_btn": False, "stop_btn": True, "interactive": True}
+NOBODY_COMES_S = 3.0
+"""An answer begins much sooner, unless hundreds of others are being given."""
 
 
 def _question_box(**changes: Any) -> Any:
@@ -181,8 +183,10 @@ class Handlers:
     def settle(
         self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
     ) -> tuple[Any, ...]:
-        """After an answer: nothing more is coming, unless another is. A question that nobody
-        answered is a draft again, before what has been typed since."""
+        """After an answer, however it ended: nothing more is coming, unless another is. Only here
+        does the field take questions again: one that comes before gradio has ended an answer would
+        be ended with it. A question that nobody answered is a draft again, before what has been
+        typed since."""
         if desk.is_answering:
             return (gr.skip(),) * 7
         given_back, desk.given_back = desk.given_back, None
@@ -196,19 +200,17 @@ class Handlers:
         field, shown = _question_box(value=value, **IDLE), self._shown(request, desk)
         return field, pictures, *self.cost(request, pictures), *shown, task
 
-    def failed(
+    async def failed(
         self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
     ) -> tuple[Any, ...]:
-        """Nobody came to answer: too many wait, or the connection was lost."""
+        """An answer's event failed: too many wait, or the connection was lost. So gradio calls it
+        too when an answer was stopped, and by then the next question may have been asked: only
+        one that nobody comes to answer is a draft again."""
+        if desk.wish is None or await desk.wish_is_taken(NOBODY_COMES_S):
+            return (gr.skip(),) * 7
         wish = desk.take_wish()
-        if wish is not None:
-            desk.given_back = wish.draft
+        desk.given_back = wish.draft if wish is not None else None
         return self.settle(request, draft, gallery, desk)
-
-    def stop(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """What has come stays. Outputs: field, chatbot."""
-        desk.put(desk.talk)
-        return _question_box(**IDLE), self._shown(request, desk)[0]
 
     def take_back(self, request: gr.Request, desk: Desk, gallery: Gallery) -> tuple[Any, ...]:
         """Delete the last turn, and give back its question and pictures to be changed. Outputs:
@@ -218,7 +220,7 @@ class Handlers:
         turn = desk.talk.turns[-1]
         desk.put(desk.talk.without_last())
         pictures = [*(gallery or []), *((str(path), None) for path in turn.pictures)]
-        field = _question_box(value={"text": turn.question, "files": []}, **IDLE)
+        field = _question_box(value={"text": turn.question, "files": []})
         shown = self._shown(request, desk)
         return field, pictures, *self.cost(request, pictures), *shown, turn.task
 
@@ -227,7 +229,7 @@ class Handlers:
         task."""
         before = desk.put(Conversation())
         await self._put_away(request, before)
-        field = _question_box(value=None, **IDLE)
+        field = _question_box(value=None)
         return field, None, *self.cost(request, None), *self._shown(request, desk), ""
 
     def take_task(
@@ -283,12 +285,12 @@ class Handlers:
         words = text("delete_turn", visitor_of(request).language, number=number + 1)
         return gr.Button(words, visible=True)
 
-    def delete_turn(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """Take out the turn that was picked; what came before and after it stays. Outputs: as of
-        :meth:`stop`, for an answer to another question ends."""
+    def delete_turn(self, request: gr.Request, desk: Desk) -> Any:
+        """Take out the turn that was picked; what came before and after it stays, and an answer to
+        another question ends. Outputs: chatbot."""
         talk = desk.talk if desk.picked is None else desk.talk.without(desk.picked)
         desk.put(talk)
-        return _question_box(**IDLE), self._shown(request, desk)[0]
+        return self._shown(request, desk)[0]
 
     def result(self, desk: Desk) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""

@@ -221,14 +221,14 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
         handlers.take_back, [talk.desk, pictures.gallery], outputs, cancels=answers, **QUIET
     )
     cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
-    ending = [talk.question, talk.chatbot]
-    stopped = talk.question.stop(handlers.stop, talk.desk, ending, cancels=answers, **QUIET)
+    # The answer's event settles it.
+    talk.question.stop(None, None, None, cancels=answers, **QUIET)
     talk.chatbot.select(handlers.pick, talk.desk, talk.delete_turn, **QUIET)
     deleted = talk.delete_turn.click(
-        handlers.delete_turn, talk.desk, ending, cancels=answers, **QUIET
+        handlers.delete_turn, talk.desk, talk.chatbot, cancels=answers, **QUIET
     )
     answered = [answer.then(handlers.settle, drafts, outputs, **QUIET) for answer in answers]
-    changed = [stopped, taken_back, cleared, deleted]
+    changed = [taken_back, cleared, deleted]
     for event in (*answered, *changed):
         shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)
         shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import gradio as gr
 import pytest
 
 from webui.chat.conversation import Conversation, Turn
 from webui.chat.desk import Desk, Wish
+from webui.chat.handlers import Handlers
 from webui.chat.history import History
 from webui.chat.history_handlers import HistoryHandlers
+from webui.chat.session import ChatSession
+from webui.client.tasks import Task
 from webui.guarded_page import OWNER_COOKIE
 
 ASKED = Conversation((Turn("q", answer="a"),), "key")
@@ -51,6 +56,52 @@ def test_nothing_more_comes_after_an_answer_that_was_broken_off() -> None:
     with pytest.raises(ZeroDivisionError), desk.answering(ASKED):
         raise ZeroDivisionError
     assert (desk.is_answering, desk.talk) == (False, DONE)
+
+
+class Nobody:
+    """A session that has no tasks and nothing to say."""
+
+    model = "model"
+    tasks: Mapping[str, Task] = {}
+
+
+def failing(desk: Desk) -> Coroutine[Any, Any, tuple[Any, ...]]:
+    """The answer's event fails while this has been typed."""
+    request = cast(gr.Request, SimpleNamespace(headers={}))
+    handlers = Handlers(cast(ChatSession, Nobody()), Path("unused"), None)
+    return handlers.failed(request, {"text": "typed since", "files": []}, None, desk)
+
+
+def waiting() -> Desk:
+    """Something has been asked here."""
+    desk = Desk()
+    desk.wish = Wish(ASKED, Turn("next"), draft=({"text": "next", "files": []}, None, ""))
+    return desk
+
+
+def test_a_question_that_somebody_comes_to_answer_is_no_draft() -> None:
+    """gradio calls an answer that was stopped a failure, when the next is on its way perhaps."""
+    desk = waiting()
+
+    async def fail() -> tuple[Any, ...]:
+        failed = asyncio.create_task(failing(desk))
+        await asyncio.sleep(0)
+        assert desk.take_wish() is not None
+        return await failed
+
+    assert asyncio.run(fail()) == (gr.skip(),) * 7
+    assert desk.given_back is None
+
+
+def test_a_question_that_nobody_comes_to_answer_is_a_draft_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before what has been typed since."""
+    monkeypatch.setattr("webui.chat.handlers.NOBODY_COMES_S", 0.1)
+    desk = waiting()
+    field, *_ = asyncio.run(failing(desk))
+    assert field.value["text"] == "next\ntyped since"
+    assert not desk.is_answering
 
 
 def test_every_tab_has_its_own() -> None:
