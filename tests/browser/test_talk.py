@@ -314,12 +314,14 @@ def test_a_json_task_ends_in_a_table(page: Page, webui: Webui) -> None:
 
 def test_a_task_is_a_form(page: Page, webui: Webui) -> None:
     """What it leaves open is asked for, and stands in the question; what else was changed there
-    stays."""
+    stays, also where the tabulator key goes over the list of tasks."""
     open_page(page, webui.url)
     choose(page, "Product copy")
     field = page.locator("#question textarea")
     expect(field).to_have_value(TASKS["product"].text("en"), timeout=10 * SECONDS)
     field.fill(f"{field.input_value()} Briefly.")
+    page.locator("#task input").focus()
+    page.keyboard.press("Tab")
     page.get_by_label("Product", exact=True).press_sequentially("a mug")
     expect(field).to_have_value(re.compile("a mug"), timeout=10 * SECONDS)
     page.get_by_label("Category", exact=True).fill("kitchen")  # in one, as what is pasted

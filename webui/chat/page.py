@@ -172,7 +172,8 @@ def _connect_pictures(
 
 def _connect_controls(handlers: Handlers, controls: Controls, question: Any) -> None:
     blanks, filled = controls.blanks, controls.filled
-    controls.task.input(
+    # Not "input": that comes too when the field is only left, by the tabulator key.
+    controls.task.select(
         handlers.take_task,
         [controls.task, question, *blanks, *controls.options],
         [question, filled, *controls.options],
@@ -303,7 +304,7 @@ def _connect_batch(
         other.select(handlers.closed, None, batch.timer, **QUIET)
     batch.timer.tick(handlers.look, None, batch.shown, **QUIET)
     words = batch.asked[2]
-    batch.task.input(handlers.take_task, batch.task, words, **QUIET)
+    batch.task.select(handlers.take_task, batch.task, words, **QUIET)
     # What they say goes through the queue.
     batch.start.click(handlers.start, batch.asked, [batch.files, *batch.shown])
     batch.stop.click(handlers.stop, None, batch.shown, show_progress="hidden")
