@@ -69,7 +69,8 @@ class GuardedPage:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = scope["path"].rstrip("/") == UPLOAD_PATH
-        owner = _new_owner(scope) if scope["path"] in {"", "/"} else []
+        is_the_page = scope["path"] in {"", "/"}
+        owner = _new_owner(scope) if is_the_page else []
         length = 0
 
         async def send_home(message: Message) -> None:
@@ -82,7 +83,7 @@ class GuardedPage:
             await send(message)
 
         try:
-            self._keys.visitor(scope["headers"], address_of(scope))
+            self._keys.visitor(scope["headers"], address_of(scope), ask=is_the_page)
             length = _length_of_body(scope, self._max_upload_mb if is_upload else MAX_BODY_MB)
             if is_upload:
                 await self._check_room(length)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from deployments import Engine, Webui, answers, running_webui
-from pages import SECONDS, open_page, send
+from pages import SECONDS, hard_to_use, open_page, send
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Error as PlaywrightError
 from support import png, wait_for
 
 from launcher.keys import KeyFile
@@ -532,3 +533,47 @@ def test_a_visitors_questions_count_for_their_key(
         assert " anna POST /chat/completions 200 " in webui.log.read_text()
     finally:
         context.close()
+
+
+def test_a_login_that_has_ended_is_said(
+    browser: Browser, locked: tuple[Webui, str], tmp_path: Path
+) -> None:
+    """No dialogue each time that the page looks for something; the draft stays, and can be sent
+    once another key was given in another tab."""
+    webui, key = locked
+    keys = KeyFile(tmp_path / "api-keys.json")
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        log_in(page, webui, key)
+        expect(page.locator("#question textarea")).to_be_visible(timeout=60 * SECONDS)
+        ended = page.get_by_text("Your key is not known any more.")
+        expect(ended).to_be_hidden()
+        keys.revoke("anna")
+        expect(ended).to_be_visible(timeout=10 * SECONDS)
+        assert not hard_to_use(page)
+        send(page, "my draft")
+        expect(page.locator("#question textarea")).to_have_value("my draft")
+        log_in(context.new_page(), webui, keys.add("bert", {}))
+        expect(ended).to_be_hidden(timeout=10 * SECONDS)
+        page.press("#question textarea", "Enter")
+        expect(page.locator("#talk")).to_contain_text("last: my draft.", timeout=20 * SECONDS)
+        theirs = " bert POST /chat/completions 200 "
+        wait_for(lambda: theirs in webui.log.read_text(), 10, "it counts for the other key")
+    finally:
+        context.close()
+
+
+def log_in(page: Page, webui: Webui, key: str) -> None:
+    """As a browser does that has asked for it."""
+    address = webui.url.replace("//", f"//x:{key}@")
+
+    def is_in() -> bool:
+        try:
+            page.goto(address)
+        except PlaywrightError:  # the browser does not ask where nobody could answer
+            return False
+        return True
+
+    wait_for(is_in, 20, "the key is known")
+    page.goto(webui.url)

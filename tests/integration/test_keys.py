@@ -168,6 +168,23 @@ def test_trying_keys_is_slowed_down(guarded: Webui, key: str) -> None:
     assert odd not in guarded.log.read_text()
 
 
+@pytest.mark.fault(18, "429 after twenty wrong ones a minute")
+def test_a_revoked_key_that_is_still_in_use_shuts_nobody_out(guarded: Webui, key: str) -> None:
+    """The same wrong one again is no guess: an open page, or a program, does not know better."""
+    there = {"x_forwarded_for": "203.0.113.9"}
+    statuses = {chat(guarded, x_api_key="was revoked", **there) for _ in range(25)}
+    assert statuses == {401}
+    assert chat(guarded, x_api_key=key, **there) == 200
+
+
+def test_only_the_page_itself_makes_a_browser_ask(guarded: Webui) -> None:
+    """What an open page asks for by itself must not, every two seconds."""
+    for path in ("/gradio_api/run/predict", "/config"):
+        status, headers, text = get(guarded, path, {})
+        assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_api_key")
+        assert "www-authenticate" not in headers
+
+
 @pytest.mark.fault(22, "no header that would let them read")
 def test_only_configured_origins_may_read(guarded: Webui) -> None:
     """Others get no header that would let their page see an answer; nor does the page give any."""

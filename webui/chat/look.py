@@ -54,6 +54,11 @@ progress { accent-color: var(--color-accent); width: 100%; }
 #pictures .icon-button-wrapper button:has(> div > button) { display: none; }
 #code .cm-line span, #code .cm-gutterElement { color: inherit; }
 #code .cm-gutters { color: var(--body-text-color-subdued); }
+#logged-out { position: fixed; inset: 0 0 auto; z-index: 100; margin: 0;
+              padding: .8em 1.2em; border-radius: 0; background: #7f1d1d; text-align: center; }
+#logged-out, #logged-out * { color: white; }
+#logged-out a { text-decoration: underline; }
+body:not(.logged-out) #logged-out { display: none; }
 @media (max-width: 640px) { #talk { height: 60vh !important; } }
 """
 
@@ -88,6 +93,13 @@ SCRIPT = """() => {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.target.matches("#talk .selectable")) event.target.click();
   });
+  // The page asks for something every few seconds, and so notices both.
+  const fetch = window.fetch;
+  window.fetch = async (...request) => {
+    const answer = await fetch(...request);
+    document.body.classList.toggle("logged-out", answer.status === 401);
+    return answer;
+  };
 }"""
 
 # For the rules of blanks_css.

@@ -75,6 +75,7 @@ def build_page(
     keep = history.put_away if history else None
     handlers = Handlers(session, folder, keep, settings.root_path)
     with gr.Blocks(title="STEP3-VL", fill_width=True, delete_cache=(3600, UPLOADS_LIVE_S)) as page:
+        gr.HTML(say("logged_out"), elem_id="logged-out")
         with gr.Row(elem_id="head"):
             gr.Markdown("# STEP3-VL")
             banner = gr.HTML(say("asking"), elem_id="banner")

@@ -109,6 +109,12 @@ TEXTS: Mapping[str, Words] = {
         "使用 `launch keys add NAME --admin` 创建的密钥登录后，可查看日志和重启服务。",
     ),
     "no_control": Words("supervisord does not do that: {why}", "supervisord 未能执行：{why}"),
+    "logged_out": Words(
+        "Your key is not known any more. What you have typed stays here: "
+        '<a href="./" target="_blank">log in again in a new tab</a>, then go on.',
+        "您的密钥已失效。已输入的内容会保留："
+        '<a href="./" target="_blank">在新标签页重新登录</a>后即可继续。',
+    ),
     "asking": Words("Asking the engine …", "正在查询模型状态……"),
     "ready": Words("{model} is ready", "{model} 已就绪"),
     "not_ready": Words("The model is not ready yet: {why}", "模型尚未就绪：{why}"),

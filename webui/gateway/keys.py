@@ -14,9 +14,9 @@ import hmac
 import json
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,15 @@ class Caller:
             self.tokens.take(tokens)
 
 
+@dataclass
+class _Wrong:
+    """Keys that an address has tried in vain."""
+
+    rate: Rate
+    tried: deque[bytes] = field(default_factory=lambda: deque(maxlen=WRONG_PER_MINUTE))
+    """The last of them, as hashes."""
+
+
 class KeysError(Exception):
     """The file cannot be used; the message says why."""
 
@@ -85,7 +94,7 @@ class Keys:
         self._callers: list[Caller] | None = None
         self._stamp: tuple[int, int] | None = None
         self._looked_at = float("-inf")
-        self._wrong: OrderedDict[str, Rate] = OrderedDict()
+        self._wrong: OrderedDict[str, _Wrong] = OrderedDict()
         self._read()
         if required and not self._callers:
             raise KeysError("webui.require_keys is set and there is no key: launch keys add NAME")
@@ -106,18 +115,25 @@ class Keys:
             return None
         return self._found(key_of(headers), address)
 
-    def visitor(self, headers: Iterable[tuple[bytes, bytes]], address: str) -> None:
+    def visitor(
+        self, headers: Iterable[tuple[bytes, bytes]], address: str, *, ask: bool = True
+    ) -> None:
         """Let a browser in, whose user gives a key as password.
 
+        Args:
+            ask: have the browser ask its user, where it has no key or one that is not known. Of
+                what a page asks for by itself every few seconds it must not.
+
         Raises:
-            ApiError: as :meth:`caller`; a browser then asks its user.
+            ApiError: as :meth:`caller`.
         """
         if self.in_use:
             try:
                 self._found(password_of(headers), address)
             except ApiError as error:
                 if error.status == 401:
-                    error.headers = {"www-authenticate": 'Basic realm="STEP3-VL: a key"'}
+                    basic = {"www-authenticate": 'Basic realm="STEP3-VL: a key"'}
+                    error.headers = basic if ask else {}
                 raise
 
     def is_admin(self, key: str) -> bool:
@@ -131,7 +147,7 @@ class Keys:
 
     def _found(self, key: bytes, address: str) -> Caller:
         wrong = self._wrong.get(address)
-        if wrong and (wait := wrong.wait_s()) > 0:
+        if wrong and (wait := wrong.rate.wait_s()) > 0:
             raise _too_many("Too many wrong keys from this address.", wait)
         digest = hashlib.sha256(key).digest()
         found = None
@@ -140,14 +156,17 @@ class Keys:
                 found = caller
         if found is None or not key:
             if key:
-                self._count_wrong(address)
+                self._count_wrong(address, digest)
             raise _no_key(given=bool(key))
         return found
 
-    def _count_wrong(self, address: str) -> None:
-        rate = self._wrong.setdefault(address, Rate(WRONG_PER_MINUTE))
+    def _count_wrong(self, address: str, digest: bytes) -> None:
+        wrong = self._wrong.setdefault(address, _Wrong(Rate(WRONG_PER_MINUTE)))
         self._wrong.move_to_end(address)
-        rate.take(1)
+        # The same one again is no guess: an open page, or a program, has a key that was revoked.
+        if digest not in wrong.tried:
+            wrong.tried.append(digest)
+            wrong.rate.take(1)
         if len(self._wrong) > MAX_ADDRESSES:
             self._wrong.popitem(last=False)
 
