@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -169,6 +170,34 @@ def test_a_conversation_is_saved_and_opened(page: Page, webui: Webui, tmp_path: 
     titles(page, "● My picture")
     ask(page, "and now")
     expect(talk).to_contain_text("3 messages, 1 images, last: and now.")
+
+
+def test_a_long_conversation_shows_its_end_first(page: Page, webui: Webui, tmp_path: Path) -> None:
+    """The engine gets all of it, an edited question is the one that was meant, and the rest is one
+    click away."""
+    turns = [{"question": f"question {n}", "answer": f"answer {n}"} for n in range(24)]
+    document = {"format": "step3vl-conversation", "version": 1, "turns": turns}
+    (tmp_path / "long.json").write_text(json.dumps(document))
+    open_page(page, webui.url)
+    open_file(page, tmp_path / "long.json")
+    talk, earlier = page.locator("#talk"), page.locator("#earlier-turns")
+    expect(earlier).to_have_text("Show the 10 questions before", timeout=10 * SECONDS)
+    expect(talk).to_contain_text("answer 10")
+    expect(talk).not_to_contain_text("answer 9")
+    send(page, "more")
+    expect(talk).to_contain_text("49 messages, 0 images, last: more.", timeout=20 * SECONDS)
+    earlier.click()
+    expect(talk).to_contain_text("answer 0", timeout=10 * SECONDS)
+    expect(earlier).to_be_hidden()
+    page.reload()
+    expect(earlier).to_be_visible(timeout=20 * SECONDS)
+    talk.get_by_role("button", name="Edit").nth(1).click()
+    talk.locator("textarea").first.fill("another")
+    talk.get_by_role("button", name="Submit").click()
+    expect(talk).to_contain_text("23 messages, 0 images, last: another.", timeout=20 * SECONDS)
+    expect(talk).not_to_contain_text("question 11")
+    expect(talk).to_contain_text("answer 0")  # so few that all are shown
+    expect(earlier).to_be_hidden(timeout=10 * SECONDS)
 
 
 def test_a_conversation_is_saved_as_markdown(page: Page, webui: Webui, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from webui.chat.conversation import Conversation, Turn
 from webui.chat.session import finished
+from webui.chat.view import Message, chatbot_messages, first_shown, turn_at
+from webui.client.tasks import Language
 
 POLL_S = 0.05
 
@@ -19,13 +21,14 @@ POLL_S = 0.05
 class Wish:
     """A question that is to be asked after a talk; without a turn, its last answer is to go on.
 
-    ``draft`` is what the page gets back where nobody answers; ``problem`` is why nothing can be
-    asked.
+    ``draft`` is what the page gets back where nobody answers, ``shown`` the talk as it stands there
+    already; ``problem`` is why nothing can be asked.
     """
 
     before: Conversation
     turn: Turn | None
     draft: Any = None
+    shown: Conversation | None = None
     problem: str = ""
 
 
@@ -43,6 +46,8 @@ class Desk:
         """The draft of a question that nobody answered."""
         self.picked: Turn | None = None
         """The one that was clicked, to be deleted perhaps."""
+        self.shows_all = False
+        """Where the talk is long, its first turns are not shown until somebody wants them."""
         self._version = 0
         self._answering: int | None = None
 
@@ -55,6 +60,24 @@ class Desk:
     def is_untouched(self) -> bool:
         """Whether nothing was asked yet, and nothing opened."""
         return not self.talk.turns and not self.is_answering
+
+    @property
+    def hidden(self) -> int:
+        """How many turns are not shown."""
+        return self._first_shown(self.talk)
+
+    def messages(self, language: Language, talk: Conversation | None = None) -> list[Message]:
+        """For the Chatbot: what lies here, or will in a moment."""
+        talk = self.talk if talk is None else talk
+        return chatbot_messages(talk.turns[self._first_shown(talk) :], language)
+
+    def turn_at(self, index: int) -> int | None:
+        """To which turn the message of this index belongs; None where there is no such message."""
+        number = turn_at(self.talk.turns[self.hidden :], index)
+        return None if number is None else self.hidden + number
+
+    def _first_shown(self, talk: Conversation) -> int:
+        return 0 if self.shows_all else first_shown(len(talk.turns))
 
     def take_wish(self) -> Wish | None:
         """What is to be asked now, once."""
@@ -71,6 +94,7 @@ class Desk:
     def put(self, talk: Conversation) -> Conversation:
         """Have this here instead, with nothing more to come; what was here, as far as it had
         come."""
+        self.shows_all &= talk.key == self.talk.key
         before, self.talk = finished(self.talk), finished(talk)
         self.wish = self.given_back = None
         self._version += 1

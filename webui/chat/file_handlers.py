@@ -14,7 +14,6 @@ from webui.chat.files import FileError, file_name, read_json, write_json, write_
 from webui.chat.handlers import NO_KEY, visitor_of
 from webui.chat.history import title_of
 from webui.chat.history_handlers import HistoryHandlers
-from webui.chat.view import chatbot_messages
 from webui.chat.words import FILES, text
 
 
@@ -67,4 +66,4 @@ class FileHandlers:
         if self._history is not None:
             await self._history.put_away(request, before)
             await self._history.add(request, talk, title)
-        return chatbot_messages(desk.talk.turns, language), desk.talk.key or NO_KEY
+        return desk.messages(language), desk.talk.key or NO_KEY

@@ -22,7 +22,6 @@ from webui.chat.session import ChatSession, Update, Visitor
 from webui.chat.show_code import Example, public_address
 from webui.chat.tables import table_of
 from webui.chat.tasks import blanks_of, refilled
-from webui.chat.view import chatbot_messages, turn_at
 from webui.chat.words import language_of, text
 from webui.client.tasks import Language, Task
 from webui.gateway.keys import password_of
@@ -37,6 +36,7 @@ Keep = Callable[[gr.Request, Conversation], Awaitable[None]]
 NO_KEY = "-"
 IDLE = {"submit_btn": True, "stop_btn": False, "interactive": True}
 BUSY = {"submit_btn": False, "stop_btn": True, "interactive": True}
+KEPT_AFTER_S = 0.3
 NOBODY_COMES_S = 3.0
 """An answer begins much sooner, unless hundreds of others are being given."""
 
@@ -84,8 +84,9 @@ class Handlers:
         if desk.is_answering or not (question or pictures):
             return (gr.skip(),) * 7
         turn, before = Turn(question, tuple(pictures), task=task or ""), desk.talk.with_key()
-        desk.wish = Wish(before, turn, (draft, gallery, task))
-        shown = chatbot_messages(before.with_turn(turn).turns, visitor_of(request).language)
+        asked = before.with_turn(turn)
+        desk.wish = Wish(before, turn, (draft, gallery, task), shown=asked)
+        shown = desk.messages(visitor_of(request).language, asked)
         field = _question_box(value=None, **BUSY)
         return field, None, *self.cost(request, None), shown, before.key, ""
 
@@ -99,7 +100,7 @@ class Handlers:
 
     def _from(self, desk: Desk, index: Any, question: str | None) -> tuple[Any, ...]:
         talk = desk.talk
-        number = turn_at(talk.turns, _number(index))
+        number = desk.turn_at(_number(index))
         if number is None:
             desk.wish = Wish(talk, None, problem="gone")
         else:
@@ -144,12 +145,13 @@ class Handlers:
                             gr.Warning(update.problem)
                         if update.unanswered:
                             desk.given_back = wish.draft
-                        yield self._shown(request, desk)[0]
+                        if desk.talk != wish.shown:  # drawing a long talk takes a while
+                            yield self._shown(request, desk)[0]
                         if not is_kept and not update.unanswered:
                             # A restart of this process must not lose the question; the answer
                             # need not wait for that.
                             is_kept = True
-                            self._begin(self._put_away(request, desk.talk))
+                            self._begin(self._put_away_soon(request, desk))
             if is_kept:
                 await self._put_away(request, desk.talk)
         except (GeneratorExit, asyncio.CancelledError):
@@ -170,6 +172,12 @@ class Handlers:
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
 
+    async def _put_away_soon(self, request: gr.Request, desk: Desk) -> None:
+        """What is being answered; once the first word has had time to come."""
+        await asyncio.sleep(KEPT_AFTER_S)
+        if desk.is_answering:
+            await self._put_away(request, desk.talk)
+
     async def _put_away(self, request: gr.Request, talk: Conversation) -> None:
         if self._keep is not None:
             await self._keep(request, talk)
@@ -177,8 +185,7 @@ class Handlers:
     @staticmethod
     def _shown(request: gr.Request, desk: Desk) -> tuple[Any, str]:
         """Outputs: chatbot, key."""
-        messages = chatbot_messages(desk.talk.turns, visitor_of(request).language)
-        return messages, desk.talk.key or NO_KEY
+        return desk.messages(visitor_of(request).language), desk.talk.key or NO_KEY
 
     def settle(
         self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
@@ -270,15 +277,25 @@ class Handlers:
         """The settings as they were at first."""
         return _values(Options())
 
-    def offers(self, desk: Desk) -> tuple[Any, Any]:
-        """Outputs: the button for the rest of an answer, and that for a turn that was picked, of
-        which there is none in a talk that has just changed."""
+    def offers(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
+        """Outputs: the buttons for turns that are not shown, for the rest of an answer, and for a
+        turn that was picked, of which there is none in a talk that has just changed."""
         turns, desk.picked = desk.talk.turns, None
-        return gr.Button(visible=bool(turns) and turns[-1].is_cut), gr.Button(visible=False)
+        words = text("earlier_turns", visitor_of(request).language, count=desk.hidden)
+        return (
+            gr.Button(words, visible=desk.hidden > 0),
+            gr.Button(visible=bool(turns) and turns[-1].is_cut),
+            gr.Button(visible=False),
+        )
+
+    def show_all(self, request: gr.Request, desk: Desk) -> Any:
+        """Of a long talk, its first turns too. Outputs: chatbot."""
+        desk.shows_all = True
+        return self._shown(request, desk)[0]
 
     def pick(self, request: gr.Request, event: gr.SelectData, desk: Desk) -> Any:
         """A message was clicked. Outputs: the button that deletes its turn."""
-        number = turn_at(desk.talk.turns, _number(event.index))
+        number = desk.turn_at(_number(event.index))
         if number is None or desk.is_answering:
             return gr.Button(visible=False)
         desk.picked = desk.talk.turns[number]

@@ -13,7 +13,6 @@ from webui.chat.conversation import Conversation
 from webui.chat.desk import Desk
 from webui.chat.handlers import NO_KEY, visitor_of
 from webui.chat.history import History, HistoryError, title_of
-from webui.chat.view import chatbot_messages
 from webui.chat.words import HISTORY
 from webui.guarded_page import OWNER_COOKIE
 
@@ -30,6 +29,7 @@ class HistoryHandlers:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self._saving = asyncio.Lock()
 
     async def opened(self, request: gr.Request, key: str, desk: Desk) -> tuple[Any, ...]:
         """The page has been loaded: show the list, and the conversation that was open. Outputs of
@@ -55,7 +55,8 @@ class HistoryHandlers:
     async def put_away(self, request: gr.Request, talk: Conversation) -> None:
         """Keep it as it is, also in the middle of an answer."""
         if talk.key:
-            await self._try(request, self._history.save, talk)
+            async with self._saving:  # what is put away later is newer
+                await self._try(request, self._history.save, talk)
 
     async def title(self, request: gr.Request, talk: Conversation) -> str:
         """Of a talk that may be kept."""
@@ -89,7 +90,7 @@ class HistoryHandlers:
 
     async def _shown(self, request: gr.Request, desk: Desk, words: str = "") -> tuple[Any, ...]:
         listing = await self._listing(request, desk.talk.key, words)
-        messages = chatbot_messages(desk.talk.turns, visitor_of(request).language)
+        messages = desk.messages(visitor_of(request).language)
         return listing, messages, desk.talk.key or NO_KEY
 
     async def _listing(self, request: gr.Request, key: str, words: str = "") -> Any:

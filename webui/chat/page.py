@@ -130,6 +130,7 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
     key = gr.BrowserState(NO_KEY, storage_key="step3vl-conversation", secret="step3vl")  # noqa: S106
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
+            earlier = gr.Button(size="sm", visible=False, elem_id="earlier-turns")
             chatbot = chatbot_part(say)
             with gr.Row():
                 go_on = gr.Button(say("go_on"), size="sm", visible=False, elem_id="go-on")
@@ -142,7 +143,7 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
             new = gr.Button(say("new"), variant="secondary", elem_id="new")
             shelf = shelf_part(say) if session.history is not None else None
             files = files_part(say)
-    talk = Talk(desk, key, chatbot, question, result, code, new, go_on, delete_turn)
+    talk = Talk(desk, key, chatbot, question, result, code, new, earlier, go_on, delete_turn)
     return _Parts(talk, pictures, controls, shelf, files)
 
 
@@ -225,6 +226,8 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
     cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
     # The answer's event settles it.
     talk.question.stop(None, None, None, cancels=answers, **QUIET)
+    shown_all = talk.earlier.click(handlers.show_all, talk.desk, talk.chatbot, **QUIET)
+    shown_all.then(handlers.offers, talk.desk, talk.offers, **QUIET)
     talk.chatbot.select(handlers.pick, talk.desk, talk.delete_turn, **QUIET)
     deleted = talk.delete_turn.click(
         handlers.delete_turn, talk.desk, talk.chatbot, cancels=answers, **QUIET

@@ -154,6 +154,7 @@ class Talk:
     result: Result
     code: Code
     new: gr.Button
+    earlier: gr.Button
     go_on: gr.Button
     delete_turn: gr.Button
 
@@ -165,7 +166,7 @@ class Talk:
     @property
     def offers(self) -> list[Any]:
         """What can be done with a part of the talk; hidden where it cannot."""
-        return [self.go_on, self.delete_turn]
+        return [self.earlier, self.go_on, self.delete_turn]
 
 
 def pictures_part(say: gr.I18n) -> Pictures:

@@ -17,6 +17,9 @@ Message = dict[str, Any]
 BAD_PHASES = {"failed", "down", "stopped", "stalled", "other model"}
 
 
+# The page draws every turn that it shows anew with each word that comes.
+SHOWN_TURNS = 10
+
 # How far a start is in each of its phases.
 STEPS = {
     "waiting": (0.02, 0.02),
@@ -30,6 +33,12 @@ STEPS = {
 def chatbot_messages(turns: Sequence[Turn], language: Language = "en") -> list[Message]:
     """Messages for the Chatbot; thinking is a fold of its own, and so is what the answer took."""
     return [message for _, message in _numbered(turns, language)]
+
+
+def first_shown(count: int) -> int:
+    """From which of so many turns on a talk is shown. Ten to nineteen are: were it always the last
+    ten, each question would change all that is there."""
+    return max(0, (count // SHOWN_TURNS - 1) * SHOWN_TURNS)
 
 
 def turn_at(turns: Sequence[Turn], index: int) -> int | None:

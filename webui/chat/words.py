@@ -124,6 +124,7 @@ TEXTS: Mapping[str, Words] = {
     "attach": Words(
         "Attach the picture itself, not its address.", "请直接添加图片文件，不要填写网址。"
     ),
+    "earlier_turns": Words("Show the {count} questions before", "显示之前的 {count} 个问题"),
     "go_on": Words("Continue this answer", "继续这个回答"),
     "gone": Words(
         "There is no such turn any more. Reload the page.", "找不到这一轮对话，请刷新页面。"
