@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +25,7 @@ from launcher.plan import plan
 from launcher.planning import (
     as_document,
     cards_of,
+    completed,
     in_words,
     planned,
     shape_of,
@@ -151,10 +152,14 @@ def _say_unchanged(path: Path) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    """Say what fits: these cards, or those of the command line."""
-    selection = select_config(arguments.config, Paths.from_environ())
+    """Say what fits: these cards and the machine around them, or those of the command line."""
+    from launcher import preflight  # most commands need neither
+    from launcher.machine import read_machine
+
+    paths = Paths.from_environ()
+    selection = select_config(arguments.config, paths)
     if not arguments.config and str(selection.path) == DEMO.path:
-        selection = select_config(GPU.path, Paths.from_environ())  # the demo needs no plan
+        selection = select_config(GPU.path, paths)  # the demo needs no plan
     config = load_config(selection.path)
     config = with_weights(config, config.model.weights)
     if not (cards := _cards(arguments, config)):
@@ -165,11 +170,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     if shape is None:
         raise ConfigError(f"{config.model.hub_id}: its size is not known before it is here")
     found = plan(shape, cards, wishes)
-    if arguments.json:
-        say(json.dumps(as_document(found, config.model.hub_id), indent=2))
-    else:
-        for line in in_words(found, cards, shape, wishes):
-            say(line)
+    document = as_document(found, config.model.hub_id)
+    words = in_words(found, cards, shape, wishes)
+    if not (arguments.gpu or arguments.vram):
+        config = completed(config, found)
+        machine = read_machine(config, selection.path, paths)
+        missing = preflight.beside_the_cards(config, paths, machine)
+        document["machine"] = [asdict(finding) for finding in missing]
+        nothing = "Driver, memory, /dev/shm and disks of this machine will do."
+        words += ["", *(preflight.in_words(missing) if missing else [nothing])]
+    for line in [json.dumps(document, indent=2)] if arguments.json else words:
+        say(line)
     return 0
 
 

@@ -16,6 +16,7 @@ from launcher.cli import main
 from launcher.config import DeployConfig, load_config
 from launcher.errors import ConfigError, LauncherError
 from launcher.host_checks import Gpu
+from launcher.machine import Disk, Machine, Memory, Volume
 from launcher.plan import GIB, STEP3_VL_10B, Wishes, plan
 from launcher.planning import (
     as_document,
@@ -293,6 +294,32 @@ def test_the_command(
 def test_the_command_for_programs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--vram", "48", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["max_model_len"] == 65_536
+
+
+def test_a_plan_says_what_the_machine_lacks_beside_its_cards(
+    machine: list[Gpu],
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of this machine only: of others nothing is known but the cards."""
+    machine += [Gpu("NVIDIA L4", 22.5)] * 2
+    small = Machine(memory=Memory(shm=64 << 20), disk=Disk(cache=Volume(home, 3 * 10**9)))
+    monkeypatch.setattr("launcher.machine.read_machine", lambda *_: small)
+    config = ["--config", GPU.path]
+    assert main(["plan", *config]) == 0
+    said = capsys.readouterr().out
+    assert "/dev/shm has 64 MB, through which 2 workers of vLLM" in said
+    assert "must be fetched" in said
+    assert "3 GB are free" in said
+    assert main(["plan", *config, "--json"]) == 0
+    lacking = json.loads(capsys.readouterr().out)["machine"]
+    assert [finding["grave"] for finding in lacking] == [True, True]
+    monkeypatch.setattr("launcher.machine.read_machine", lambda *_: Machine())
+    assert main(["plan", *config]) == 0
+    assert "disks of this machine will do." in capsys.readouterr().out
+    assert main(["plan", *config, "--vram", "24", "--json"]) == 0
+    assert "machine" not in json.loads(capsys.readouterr().out)
 
 
 def test_without_a_card_there_is_no_plan(
