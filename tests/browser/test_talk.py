@@ -15,7 +15,7 @@ import pytest
 from deployments import Engine, Webui, answers, running_webui
 from pages import SECONDS, hard_to_use, open_page, send
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, expect
 from playwright.sync_api import Error as PlaywrightError
 from support import png, wait_for
 
@@ -552,7 +552,8 @@ def test_a_login_that_has_ended_is_said(
         keys.revoke("anna")
         expect(ended).to_be_visible(timeout=10 * SECONDS)
         assert not hard_to_use(page)
-        send(page, "my draft")
+        with page.expect_response(is_refused_question):
+            send(page, "my draft")
         expect(page.locator("#question textarea")).to_have_value("my draft")
         log_in(context.new_page(), webui, keys.add("bert", {}))
         expect(ended).to_be_hidden(timeout=10 * SECONDS)
@@ -560,6 +561,34 @@ def test_a_login_that_has_ended_is_said(
         expect(page.locator("#talk")).to_contain_text("last: my draft.", timeout=20 * SECONDS)
         theirs = " bert POST /chat/completions 200 "
         wait_for(lambda: theirs in webui.log.read_text(), 10, "it counts for the other key")
+    finally:
+        context.close()
+
+
+def is_refused_question(response: Response) -> bool:
+    return response.status == 401 and "my draft" in (response.request.post_data or "")
+
+
+def test_a_login_that_ends_during_an_answer(
+    browser: Browser, locked: tuple[Webui, str], tmp_path: Path
+) -> None:
+    """The answer comes to its end, and after the next login questions are taken again."""
+    webui, key = locked
+    webui.engine.script(words=60, delay_s=0.1)
+    keys = KeyFile(tmp_path / "api-keys.json")
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        log_in(page, webui, key)
+        expect(page.locator("#question textarea")).to_be_visible(timeout=60 * SECONDS)
+        send(page, "count")
+        expect(page.locator("#talk")).to_contain_text(" 2 3", timeout=20 * SECONDS)
+        keys.revoke("anna")
+        expect(page.locator("#logged-out")).to_be_visible(timeout=10 * SECONDS)
+        expect(page.locator("#talk")).to_contain_text(" 58 59", timeout=20 * SECONDS)
+        log_in(context.new_page(), webui, keys.add("bert", {}))
+        webui.engine.script()
+        ask(page, "and now", "last: and now.")
     finally:
         context.close()
 

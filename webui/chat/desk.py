@@ -48,6 +48,8 @@ class Desk:
         """The one that was clicked, to be deleted perhaps."""
         self.shows_all = False
         """Where the talk is long, its first turns are not shown until somebody wants them."""
+        self.hidden = 0
+        """How many turns were left out when it was shown last."""
         self._version = 0
         self._answering: int | None = None
 
@@ -61,23 +63,16 @@ class Desk:
         """Whether nothing was asked yet, and nothing opened."""
         return not self.talk.turns and not self.is_answering
 
-    @property
-    def hidden(self) -> int:
-        """How many turns are not shown."""
-        return self._first_shown(self.talk)
-
     def messages(self, language: Language, talk: Conversation | None = None) -> list[Message]:
         """For the Chatbot: what lies here, or will in a moment."""
-        talk = self.talk if talk is None else talk
-        return chatbot_messages(talk.turns[self._first_shown(talk) :], language)
+        turns = (self.talk if talk is None else talk).turns
+        self.hidden = 0 if self.shows_all else first_shown(len(turns))
+        return chatbot_messages(turns[self.hidden :], language)
 
     def turn_at(self, index: int) -> int | None:
         """To which turn the message of this index belongs; None where there is no such message."""
         number = turn_at(self.talk.turns[self.hidden :], index)
         return None if number is None else self.hidden + number
-
-    def _first_shown(self, talk: Conversation) -> int:
-        return 0 if self.shows_all else first_shown(len(talk.turns))
 
     def take_wish(self) -> Wish | None:
         """What is to be asked now, once."""

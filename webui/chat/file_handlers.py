@@ -11,7 +11,7 @@ import gradio as gr
 
 from webui.chat.desk import Desk
 from webui.chat.files import FileError, file_name, read_json, write_json, write_markdown
-from webui.chat.handlers import NO_KEY, visitor_of
+from webui.chat.handlers import shown_of, visitor_of
 from webui.chat.history import title_of
 from webui.chat.history_handlers import HistoryHandlers
 from webui.chat.words import FILES, text
@@ -55,15 +55,15 @@ class FileHandlers:
         return str(path)
 
     async def open(self, request: gr.Request, path: str, desk: Desk) -> tuple[Any, ...]:
-        """The talk of a file, as a new one. Outputs: chatbot, key."""
+        """The talk of a file, as a new one. Outputs: chatbot with its button and key."""
         language = visitor_of(request).language
         try:
             talk, title = await asyncio.to_thread(read_json, Path(path), self._folder)
         except FileError as error:
             gr.Warning(FILES[error.code].of(language))
-            return gr.skip(), gr.skip()
+            return (gr.skip(),) * 3
         before = desk.put(talk)
         if self._history is not None:
             await self._history.put_away(request, before)
             await self._history.add(request, talk, title)
-        return desk.messages(language), desk.talk.key or NO_KEY
+        return shown_of(request, desk)

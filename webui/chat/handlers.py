@@ -56,6 +56,17 @@ def visitor_of(request: gr.Request) -> Visitor:
     return Visitor(language, password_of(headers).decode("latin-1"))
 
 
+def shown_of(
+    request: gr.Request, desk: Desk, talk: Conversation | None = None
+) -> tuple[Any, Any, str]:
+    """What lies on the desk, or will in a moment. Outputs: chatbot, the button for turns that are
+    not shown, key."""
+    language = visitor_of(request).language
+    messages, key = desk.messages(language, talk), (talk or desk.talk).key
+    words = text("earlier_turns", language, count=desk.hidden)
+    return messages, gr.Button(words, visible=desk.hidden > 0), key or NO_KEY
+
+
 class Handlers:
     """What is yielded or returned goes to components, in the order that page.py names.
 
@@ -78,17 +89,17 @@ class Handlers:
         self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk, task: str
     ) -> tuple[Any, ...]:
         """Take a question; :meth:`answer` is next. Outputs of this and the next three: question
-        field, gallery with its order and cost, chatbot, key, task."""
+        field, gallery with its order and cost, chatbot with its button and key, task."""
         pictures = [Path(path) for path, _ in gallery or []] + [Path(p) for p in draft["files"]]
         question = _clean(draft["text"])
         if desk.is_answering or not (question or pictures):
-            return (gr.skip(),) * 7
+            return (gr.skip(),) * 8
         turn, before = Turn(question, tuple(pictures), task=task or ""), desk.talk.with_key()
         asked = before.with_turn(turn)
         desk.wish = Wish(before, turn, (draft, gallery, task), shown=asked)
-        shown = desk.messages(visitor_of(request).language, asked)
+        shown = shown_of(request, desk, asked)
         field = _question_box(value=None, **BUSY)
-        return field, None, *self.cost(request, None), shown, before.key, ""
+        return field, None, *self.cost(request, None), *shown, ""
 
     def again(self, event: gr.RetryData, desk: Desk) -> tuple[Any, ...]:
         """Ask a question anew."""
@@ -105,13 +116,13 @@ class Handlers:
             desk.wish = Wish(talk, None, problem="gone")
         else:
             desk.wish = Wish(talk.before(number), talk.turns[number].asked_again(question))
-        return (_question_box(**BUSY), *[gr.skip()] * 6)
+        return (_question_box(**BUSY), *[gr.skip()] * 7)
 
     def go_on(self, desk: Desk) -> tuple[Any, ...]:
         """Ask for the rest of an answer that was cut."""
         can = bool(desk.talk.turns) and desk.talk.turns[-1].is_cut
         desk.wish = Wish(desk.talk, None, problem="" if can else "gone")
-        return (_question_box(**BUSY), *[gr.skip()] * 6)
+        return (_question_box(**BUSY), *[gr.skip()] * 7)
 
     async def answer(self, request: gr.Request, desk: Desk, *options: Any) -> AsyncIterator[Any]:
         """What was asked for. Outputs: chatbot, and nothing else: gradio makes a component anew for
@@ -120,7 +131,7 @@ class Handlers:
         if wish is None or wish.problem:
             if wish is not None:
                 gr.Warning(text(wish.problem, visitor_of(request).language))
-            yield self._shown(request, desk)[0]
+            yield shown_of(request, desk)[0]
             return
         answered = self._answered(request, desk, wish, Options(*options))
         with self._session.open():
@@ -146,7 +157,7 @@ class Handlers:
                         if update.unanswered:
                             desk.given_back = wish.draft
                         if desk.talk != wish.shown:  # drawing a long talk takes a while
-                            yield self._shown(request, desk)[0]
+                            yield shown_of(request, desk)[0]
                         if not is_kept and not update.unanswered:
                             # A restart of this process must not lose the question; the answer
                             # need not wait for that.
@@ -182,11 +193,6 @@ class Handlers:
         if self._keep is not None:
             await self._keep(request, talk)
 
-    @staticmethod
-    def _shown(request: gr.Request, desk: Desk) -> tuple[Any, str]:
-        """Outputs: chatbot, key."""
-        return desk.messages(visitor_of(request).language), desk.talk.key or NO_KEY
-
     def settle(
         self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
     ) -> tuple[Any, ...]:
@@ -195,49 +201,53 @@ class Handlers:
         be ended with it. A question that nobody answered is a draft again, before what has been
         typed since."""
         if desk.is_answering:
-            return (gr.skip(),) * 7
+            return (gr.skip(),) * 8
         given_back, desk.given_back = desk.given_back, None
         if given_back is None:
-            shown = self._shown(request, desk)
+            shown = shown_of(request, desk)
             return (_question_box(**IDLE), *[gr.skip()] * 3, *shown, gr.skip())
         old, pictures, task = given_back
         words = "\n".join(filter(None, (old["text"], draft["text"])))
         value = {"text": words, "files": [*old["files"], *draft["files"]]}
         pictures = [*(pictures or []), *(gallery or [])]
-        field, shown = _question_box(value=value, **IDLE), self._shown(request, desk)
+        field, shown = _question_box(value=value, **IDLE), shown_of(request, desk)
         return field, pictures, *self.cost(request, pictures), *shown, task
 
     async def failed(
         self, request: gr.Request, draft: Draft, gallery: Gallery, desk: Desk
     ) -> tuple[Any, ...]:
-        """An answer's event failed: too many wait, or the connection was lost. So gradio calls it
-        too when an answer was stopped, and by then the next question may have been asked: only
-        one that nobody comes to answer is a draft again."""
-        if desk.wish is None or await desk.wish_is_taken(NOBODY_COMES_S):
-            return (gr.skip(),) * 7
-        wish = desk.take_wish()
-        desk.given_back = wish.draft if wish is not None else None
+        """An answer's event failed: too many wait, the connection was lost, or it broke. So gradio
+        calls it too when an answer was stopped, and by then the next question may have been asked:
+        only one that nobody comes to answer is a draft again."""
+        if desk.wish is not None:
+            if await desk.wish_is_taken(NOBODY_COMES_S):
+                return (gr.skip(),) * 8
+            wish = desk.take_wish()
+            desk.given_back = wish.draft if wish is not None else None
         return self.settle(request, draft, gallery, desk)
 
+    def stop(self, desk: Desk) -> None:
+        """What has come stays; :meth:`settle` is next."""
+        desk.put(desk.talk)
+
     def take_back(self, request: gr.Request, desk: Desk, gallery: Gallery) -> tuple[Any, ...]:
-        """Delete the last turn, and give back its question and pictures to be changed. Outputs:
-        question field, gallery with its order and cost, chatbot, key, task."""
+        """Delete the last turn, and give back its question and pictures to be changed. Outputs: as
+        of :meth:`send`."""
         if not desk.talk.turns:
-            return (*[gr.skip()] * 4, *self._shown(request, desk), gr.skip())
+            return (*[gr.skip()] * 4, *shown_of(request, desk), gr.skip())
         turn = desk.talk.turns[-1]
         desk.put(desk.talk.without_last())
         pictures = [*(gallery or []), *((str(path), None) for path in turn.pictures)]
         field = _question_box(value={"text": turn.question, "files": []})
-        shown = self._shown(request, desk)
+        shown = shown_of(request, desk)
         return field, pictures, *self.cost(request, pictures), *shown, turn.task
 
     async def clear(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """A new talk. Outputs: question field, gallery with its order and cost, chatbot, key,
-        task."""
+        """A new talk. Outputs: as of :meth:`send`."""
         before = desk.put(Conversation())
         await self._put_away(request, before)
         field = _question_box(value=None)
-        return field, None, *self.cost(request, None), *self._shown(request, desk), ""
+        return field, None, *self.cost(request, None), *shown_of(request, desk), ""
 
     def take_task(
         self, request: gr.Request, name: str, draft: Draft, *rest: Any
@@ -277,21 +287,17 @@ class Handlers:
         """The settings as they were at first."""
         return _values(Options())
 
-    def offers(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """Outputs: the buttons for turns that are not shown, for the rest of an answer, and for a
-        turn that was picked, of which there is none in a talk that has just changed."""
+    def offers(self, desk: Desk) -> tuple[Any, Any]:
+        """Outputs: the button for the rest of an answer, and that for a turn that was picked, of
+        which there is none in a talk that has just changed."""
         turns, desk.picked = desk.talk.turns, None
-        words = text("earlier_turns", visitor_of(request).language, count=desk.hidden)
-        return (
-            gr.Button(words, visible=desk.hidden > 0),
-            gr.Button(visible=bool(turns) and turns[-1].is_cut),
-            gr.Button(visible=False),
-        )
+        return gr.Button(visible=bool(turns) and turns[-1].is_cut), gr.Button(visible=False)
 
-    def show_all(self, request: gr.Request, desk: Desk) -> Any:
-        """Of a long talk, its first turns too. Outputs: chatbot."""
+    def show_all(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
+        """Of a long talk, its first turns too. Outputs of this and the next two: chatbot with its
+        button and key."""
         desk.shows_all = True
-        return self._shown(request, desk)[0]
+        return shown_of(request, desk)
 
     def pick(self, request: gr.Request, event: gr.SelectData, desk: Desk) -> Any:
         """A message was clicked. Outputs: the button that deletes its turn."""
@@ -302,12 +308,12 @@ class Handlers:
         words = text("delete_turn", visitor_of(request).language, number=number + 1)
         return gr.Button(words, visible=True)
 
-    def delete_turn(self, request: gr.Request, desk: Desk) -> Any:
+    def delete_turn(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
         """Take out the turn that was picked; what came before and after it stays, and an answer to
-        another question ends. Outputs: chatbot."""
+        another question ends."""
         talk = desk.talk if desk.picked is None else desk.talk.without(desk.picked)
         desk.put(talk)
-        return self._shown(request, desk)[0]
+        return shown_of(request, desk)
 
     def result(self, desk: Desk) -> tuple[Any, ...]:
         """Outputs: panel, table, CSV and JSON to be downloaded."""

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
 from webui.chat.conversation import Conversation
 from webui.chat.desk import Desk
-from webui.chat.handlers import NO_KEY, visitor_of
+from webui.chat.handlers import NO_KEY, shown_of, visitor_of
 from webui.chat.history import History, HistoryError, title_of
 from webui.chat.words import HISTORY
 from webui.guarded_page import OWNER_COOKIE
@@ -29,11 +30,11 @@ class HistoryHandlers:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._saving = asyncio.Lock()
+        self._saving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def opened(self, request: gr.Request, key: str, desk: Desk) -> tuple[Any, ...]:
         """The page has been loaded: show the list, and the conversation that was open. Outputs of
-        this and the next: list, chatbot, key."""
+        this and the next: list, chatbot with its button and key."""
         if key != NO_KEY and desk.is_untouched:
             found = await self._try(request, self._history.load, key, quiet=True)
             if desk.is_untouched:  # still: a question may have come meanwhile
@@ -55,7 +56,7 @@ class HistoryHandlers:
     async def put_away(self, request: gr.Request, talk: Conversation) -> None:
         """Keep it as it is, also in the middle of an answer."""
         if talk.key:
-            async with self._saving:  # what is put away later is newer
+            async with self._turn_of(talk.key):
                 await self._try(request, self._history.save, talk)
 
     async def title(self, request: gr.Request, talk: Conversation) -> str:
@@ -78,10 +79,11 @@ class HistoryHandlers:
         return await self._listing(request, desk.talk.key, words), ""
 
     async def delete(self, request: gr.Request, desk: Desk, words: str) -> tuple[Any, ...]:
-        """The one that is open. Outputs: list, chatbot, key."""
+        """The one that is open. Outputs: list, chatbot with its button and key."""
         deleted = desk.put(Conversation())
         if deleted.turns:
-            await self._try(request, self._history.delete, deleted.key)
+            async with self._turn_of(deleted.key):
+                await self._try(request, self._history.delete, deleted.key)
         return await self._shown(request, desk, words)
 
     async def search(self, request: gr.Request, words: str, desk: Desk) -> Any:
@@ -90,8 +92,11 @@ class HistoryHandlers:
 
     async def _shown(self, request: gr.Request, desk: Desk, words: str = "") -> tuple[Any, ...]:
         listing = await self._listing(request, desk.talk.key, words)
-        messages = desk.messages(visitor_of(request).language)
-        return listing, messages, desk.talk.key or NO_KEY
+        return listing, *shown_of(request, desk)
+
+    def _turn_of(self, key: str) -> asyncio.Lock:
+        """Threads end in any order, and what is put away later is newer."""
+        return self._saving.setdefault(key, asyncio.Lock())
 
     async def _listing(self, request: gr.Request, key: str, words: str = "") -> Any:
         entries = await self._try(request, self._history.entries, words[:200]) or []

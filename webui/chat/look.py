@@ -97,13 +97,22 @@ SCRIPT = """() => {
   const fetch = window.fetch;
   window.fetch = async (...request) => {
     const answer = await fetch(...request);
-    document.body.classList.toggle("logged-out", answer.status === 401);
+    const out = document.body.classList.contains("logged-out");
+    if (answer.status === 401) document.body.classList.add("logged-out");
+    else if (out && answer.ok) {
+      document.body.classList.remove("logged-out");
+      document.querySelector("#settle").click();
+    }
     return answer;
   };
+  document.querySelector("#logged-out").role = "alert";
 }"""
 
 # For the rules of blanks_css.
 NOTE_TASK = "(name) => { document.body.dataset.task = name ?? ''; }"
+
+# For the keyboard: the button that was pressed has gone.
+FOCUS_TALK = """() => { document.querySelector("#talk .selectable")?.focus(); }"""
 
 # Have the browser save a file that is ready.
 SAVE = """(file) => {

@@ -20,7 +20,7 @@ from webui.chat.desk import Desk
 from webui.chat.file_handlers import FileHandlers
 from webui.chat.handlers import NO_KEY, Handlers
 from webui.chat.history_handlers import HistoryHandlers
-from webui.chat.look import CSS, NOTE_TASK, SAVE, SCRIPT, blanks_css, build_theme
+from webui.chat.look import CSS, FOCUS_TALK, NOTE_TASK, SAVE, SCRIPT, blanks_css, build_theme
 from webui.chat.parts import (
     Batch,
     Controls,
@@ -143,7 +143,10 @@ def _chat_tab(say: gr.I18n, session: ChatSession) -> _Parts:
             new = gr.Button(say("new"), variant="secondary", elem_id="new")
             shelf = shelf_part(say) if session.history is not None else None
             files = files_part(say)
-    talk = Talk(desk, key, chatbot, question, result, code, new, earlier, go_on, delete_turn)
+    settle = gr.Button(visible="hidden", elem_id="settle")
+    talk = Talk(
+        desk, key, chatbot, question, result, code, new, earlier, go_on, delete_turn, settle
+    )
     return _Parts(talk, pictures, controls, shelf, files)
 
 
@@ -217,6 +220,7 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
             concurrency_limit=CONCURRENT_ANSWERS,
             concurrency_id="answers",
             show_progress="hidden",
+            trigger_mode="multiple",  # the later one ends the earlier: see Desk
         )
         answer.failure(handlers.failed, drafts, outputs, **QUIET)
         answers.append(answer)
@@ -224,16 +228,19 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
         handlers.take_back, [talk.desk, pictures.gallery], outputs, cancels=answers, **QUIET
     )
     cleared = talk.new.click(handlers.clear, talk.desk, outputs, cancels=answers, **QUIET)
-    # The answer's event settles it.
-    talk.question.stop(None, None, None, cancels=answers, **QUIET)
-    shown_all = talk.earlier.click(handlers.show_all, talk.desk, talk.chatbot, **QUIET)
-    shown_all.then(handlers.offers, talk.desk, talk.offers, **QUIET)
+    stopped = talk.question.stop(handlers.stop, talk.desk, None, cancels=answers, **QUIET)
+    shown_all = talk.earlier.click(handlers.show_all, talk.desk, talk.shown, **QUIET)
+    shown_all.then(None, None, None, js=FOCUS_TALK, **QUIET)
     talk.chatbot.select(handlers.pick, talk.desk, talk.delete_turn, **QUIET)
     deleted = talk.delete_turn.click(
-        handlers.delete_turn, talk.desk, talk.chatbot, cancels=answers, **QUIET
+        handlers.delete_turn, talk.desk, talk.shown, cancels=answers, **QUIET
     )
-    answered = [answer.then(handlers.settle, drafts, outputs, **QUIET) for answer in answers]
-    changed = [taken_back, cleared, deleted]
+    # Also after what ends an answer: the event of that may be lost, and the field would never take
+    # a question again.
+    ends = [*answers, stopped, taken_back, cleared, deleted]
+    settled = [each.then(handlers.settle, drafts, outputs, **QUIET) for each in ends]
+    answered = [*settled[:-3], talk.settle.click(handlers.settle, drafts, outputs, **QUIET)]
+    changed = settled[-3:]
     for event in (*answered, *changed):
         shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)
         shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)

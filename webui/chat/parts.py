@@ -145,7 +145,8 @@ class Status:
 @dataclass(frozen=True)
 class Talk:
     """What is said, and where the next question is written. ``key`` is the open conversation's; the
-    browser keeps it over a reload."""
+    browser keeps it over a reload. ``settle`` is never seen: a script presses it when the visitor
+    has logged in again, for the end of an answer may have been missed."""
 
     desk: gr.State
     key: gr.BrowserState
@@ -157,16 +158,17 @@ class Talk:
     earlier: gr.Button
     go_on: gr.Button
     delete_turn: gr.Button
+    settle: gr.Button
 
     @property
     def shown(self) -> list[Any]:
         """What changes together."""
-        return [self.chatbot, self.key]
+        return [self.chatbot, self.earlier, self.key]
 
     @property
     def offers(self) -> list[Any]:
         """What can be done with a part of the talk; hidden where it cannot."""
-        return [self.earlier, self.go_on, self.delete_turn]
+        return [self.go_on, self.delete_turn]
 
 
 def pictures_part(say: gr.I18n) -> Pictures:

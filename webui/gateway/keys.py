@@ -68,7 +68,7 @@ class _Wrong:
 
     rate: Rate
     tried: deque[bytes] = field(default_factory=lambda: deque(maxlen=WRONG_PER_MINUTE))
-    """The last of them, as hashes."""
+    """The last twenty different ones, as hashes."""
 
 
 class KeysError(Exception):

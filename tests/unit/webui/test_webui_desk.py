@@ -89,7 +89,7 @@ def test_a_question_that_somebody_comes_to_answer_is_no_draft() -> None:
         assert desk.take_wish() is not None
         return await failed
 
-    assert asyncio.run(fail()) == (gr.skip(),) * 7
+    assert asyncio.run(fail()) == (gr.skip(),) * 8
     assert desk.given_back is None
 
 
@@ -102,6 +102,27 @@ def test_a_question_that_nobody_comes_to_answer_is_a_draft_again(
     field, *_ = asyncio.run(failing(desk))
     assert field.value["text"] == "next\ntyped since"
     assert not desk.is_answering
+
+
+def test_an_answer_that_broke_gives_the_field_back() -> None:
+    """Its question was taken; gradio calls nothing else after an error."""
+    desk = Desk()
+    field, *_ = asyncio.run(failing(desk))
+    assert (field.submit_btn, field.stop_btn) == (True, False)
+
+
+def test_a_click_means_what_was_shown() -> None:
+    """Also where the talk has been shown with a question more than lies on the desk yet."""
+    desk = Desk()
+    turns = tuple(Turn(f"q{number}", answer="a", done=True) for number in range(20))
+    desk.put(Conversation(turns[:-1], "key"))
+    desk.messages("en")
+    assert (desk.hidden, desk.turn_at(0)) == (0, 0)
+    desk.messages("en", Conversation(turns, "key"))
+    assert (desk.hidden, desk.turn_at(0)) == (10, 10)
+    desk.shows_all = True
+    desk.messages("en")
+    assert (desk.hidden, desk.turn_at(0)) == (0, 0)
 
 
 def test_every_tab_has_its_own() -> None:
