@@ -246,7 +246,11 @@ def bundle(paths: Paths, environ: Mapping[str, str], now: float) -> Report:
         else ["Not looked for: errors.txt says why."]
     )
     texts["findings.txt"] = strict.text("\n".join([*words, ""]))
+    # That of the launcher is there only after an error that nobody expected.
+    no_error = set() if paths.launcher_log.exists() else {paths.launcher_log.stem}
     for name in LOGS:
+        if name in no_error:
+            continue
         log = errors.trying(f"logs/{name}.log", partial(_read_tail, paths.log_of(name)))
         texts |= {} if log is None else {f"logs/{name}.log": capped(redactor.text(log))}
     lines = tuple(strict.text(line) for line in errors.lines)
@@ -335,11 +339,10 @@ def describe(report: Report, path: Path | None = None) -> list[str]:
     Args:
         path: as :func:`write` returned it.
     """
-    lost = len(report.errors)
     return [
         f"Report: {path or report.name}",
         *(f"  {name:22} {_size(len(content)):>9}" for name, content in report.files.items()),
-        *([f"Not all could be read: {lost} lines in errors.txt"] if lost else []),
+        *(["Not all could be read: errors.txt says what."] if report.errors else []),
         "Look through it before you send it.",
     ]
 

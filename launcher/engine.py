@@ -62,6 +62,7 @@ from launcher.leftovers import (
 
 KILL_GRACE_S = 5.0
 STARTING_POLL_S = 0.25
+LOADING_STOP_S = 5.0
 POLL_S = 0.5
 LOOK_BESIDE_S = 10.0
 HEALTH_S = 1.0
@@ -175,7 +176,12 @@ class Engine:
             if self._announced != STOPPING:
                 self._note_shared_memory()  # Ray kills whom it stops
             self._announce(STOPPING, "stopping")
-            late = now - self._stop.since > self._settings.stop_timeout
+            # Of one that loads nobody has an answer to come, and vLLM does not listen before it
+            # has loaded.
+            grace = self._settings.stop_timeout
+            if self._ready_since is None:
+                grace = min(grace, LOADING_STOP_S)
+            late = now - self._stop.since > grace
             return Cause("stopped", "it did not stop in time") if late else None
         self._look_beside(now)
         if self._progress is not None:

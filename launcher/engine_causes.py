@@ -213,6 +213,8 @@ def cause_of(lines: Iterable[str]) -> Cause | None:
     """A known cause with its fix, else the last line that looks like an error, else None."""
     # Routine lines hold anything, the words of requests included; none of them is a cause.
     lines = [line for line in lines if not _ROUTINE.match(line)]
+    # A traceback's lines of code name what is raised, without its reason.
+    lines = [line for line in lines if not _bare(line).startswith("raise ")]
     for line in lines:
         for pattern, code, what, fix in _CAUSES:
             if match := re.search(pattern, line):

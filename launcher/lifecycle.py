@@ -385,7 +385,13 @@ def restart(name: str) -> int:
 
 def logs(name: str, *, follow: bool, lines: int) -> int:
     """Show the end of a log; this process becomes ``tail``."""
-    log = Paths.from_environ().log_of(name)
+    paths = Paths.from_environ()
+    log = paths.log_of(name)
+    supervisord = Supervisord(paths)
+    programs = supervisord.states() if supervisord.is_running() else []
+    # Its log is there where there was one engine before.
+    if several := sorted(p.name for p in programs if name == p.group != p.name):
+        raise LauncherError(f"{name} is {' and '.join(several)} here; `launch logs {several[0]}`")
     if not log.exists():
         known = ", ".join(sorted(path.stem for path in log.parent.glob("*.log"))) or "none yet"
         raise LauncherError(f"no log of {name!r}; there are: {known}")

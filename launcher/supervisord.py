@@ -66,6 +66,10 @@ class Supervisord:
         try:
             yield self._rpc()
         except xmlrpc.client.Fault as fault:
+            if fault.faultCode == _SHUTDOWN_STATE:
+                raise LauncherError(
+                    "the service is being stopped; `launch up` when that is done starts it again"
+                ) from None
             raise LauncherError(f"supervisord refused: {fault.faultString}") from None
         except (OSError, http.client.HTTPException) as error:
             raise LauncherError(

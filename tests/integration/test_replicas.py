@@ -291,6 +291,14 @@ def test_a_stranger_among_the_engines_is_taken_out(cluster: Deployment) -> None:
     wait_for(lambda: not has_strangers(), 10, "it is taken out")
 
 
+def test_each_engine_has_a_log_of_its_own(cluster: Deployment) -> None:
+    """Whoever asks for that of the only one is told their names."""
+    assert "startup complete" in cluster.launch("logs", "vllm-1").stdout
+    refused = cluster.launch("logs", "vllm")
+    assert refused.returncode == 1
+    assert refused.stderr == "step3vl: vllm is vllm-0 and vllm-1 here; `launch logs vllm-0`\n"
+
+
 def test_two_rolling_restarts_do_not_meet(cluster: Deployment) -> None:
     """The second says so, and an engine that the first one has taken out stays out."""
     with ThreadPoolExecutor(1) as pool:

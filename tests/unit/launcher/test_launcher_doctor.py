@@ -624,7 +624,7 @@ def test_a_bundle_of_a_good_installation() -> None:
 
 
 def test_an_installation_with_nothing_in_it_has_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thing that is missing is a line."""
+    """Each thing that is missing is a line, but for the log of errors that nobody expected."""
     monkeypatch.setattr("launcher.selection.gpus", list)
     with installation() as paths:
         report = bundle(paths, {}, NOW)
@@ -987,7 +987,7 @@ def test_it_is_described() -> None:
     lost = describe(Report(NOW, {}, ("a", "b")))
     assert lost == [
         "Report: step3vl-report-20260528-202640.tar.gz",
-        "Not all could be read: 2 lines in errors.txt",
+        "Not all could be read: errors.txt says what.",
         "Look through it before you send it.",
     ]
 

@@ -238,6 +238,17 @@ def test_a_child_that_ignores_a_stop_is_killed(start: Runs) -> None:
     assert run.log.splitlines() == [f"pid={pid}", "step3vl: stopping"]
 
 
+def test_a_child_that_still_loads_is_not_waited_for_long(start: Runs) -> None:
+    """No answer of it can be lost, and vLLM does not listen while it loads."""
+    run = start("sh", "-c", 'trap "" TERM; echo up; exec sleep 60', stop_timeout=LIMIT_S)
+    run.said("up")
+    began = time.monotonic()
+    run.process.terminate()
+    assert run.end() == 0
+    assert time.monotonic() - began < LIMIT_S
+    assert run.verdict == ("stopped", "stopped")
+
+
 @pytest.mark.parametrize("last", ["exit 1", "kill -KILL $$"])
 def test_what_a_crash_leaves_behind_is_killed(last: str, start: Runs) -> None:
     """A grandchild in a session of its own goes too, without a tag or a word from it."""

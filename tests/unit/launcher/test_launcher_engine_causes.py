@@ -96,6 +96,13 @@ def test_a_known_cause_is_named_with_its_fix(line: str, expected: tuple[str, str
     assert (*expected, line) == (found.code, found.message, found.evidence)
 
 
+def test_a_line_of_code_is_no_cause() -> None:
+    """A traceback shows where it was raised before it says why."""
+    said = "huggingface_hub.errors.LocalEntryNotFoundError: no connection to huggingface.co"
+    found = cause_of(["(APIServer pid=7)     raise LocalEntryNotFoundError(", said])
+    assert found == Cause(DOWNLOAD[0], *DOWNLOAD[1].split(": ", 1), said)
+
+
 def test_with_ray_a_line_names_two_processes() -> None:
     replica = "(ServeReplica:step3vl:LLMServer:a pid=1) (EngineCore pid=2)"
     found = cause_of(

@@ -50,6 +50,14 @@ def supervisord_that(
     return Supervisord(paths)
 
 
+def test_one_that_shuts_down_says_so_to_whoever_wants_something(
+    process: subprocess.Popen[bytes], paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words of ours: the ones of the protocol tell nobody what to do."""
+    with pytest.raises(LauncherError, match="is being stopped; `launch up` when that is done"):
+        supervisord_that(SHUTTING_DOWN, paths, monkeypatch).pid()
+
+
 def test_one_that_shuts_down_is_known_by_its_pid_file(
     process: subprocess.Popen[bytes], paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
