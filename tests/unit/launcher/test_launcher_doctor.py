@@ -629,7 +629,7 @@ def test_an_installation_with_nothing_in_it_has_a_bundle(monkeypatch: pytest.Mon
     with installation() as paths:
         report = bundle(paths, {}, NOW)
     assert [line.partition(":")[0] for line in report.errors] == [
-        f"logs/{name}.log" for name in LOGS
+        f"logs/{name}.log" for name in LOGS if name != "launcher"
     ]
     assert text_of(report, "errors.txt").splitlines() == [*report.errors]
     assert "No such file or directory" in report.errors[0]
