@@ -246,12 +246,11 @@ def bundle(paths: Paths, environ: Mapping[str, str], now: float) -> Report:
         else ["Not looked for: errors.txt says why."]
     )
     texts["findings.txt"] = strict.text("\n".join([*words, ""]))
-    # That of the launcher is there only after an error that nobody expected.
-    no_error = set() if paths.launcher_log.exists() else {paths.launcher_log.stem}
     for name in LOGS:
-        if name in no_error:
-            continue
-        log = errors.trying(f"logs/{name}.log", partial(_read_tail, paths.log_of(name)))
+        path_of_log = paths.log_of(name)
+        if path_of_log == paths.launcher_log and not path_of_log.exists():
+            continue  # it is there only after an error that nobody expected
+        log = errors.trying(f"logs/{name}.log", partial(_read_tail, path_of_log))
         texts |= {} if log is None else {f"logs/{name}.log": capped(redactor.text(log))}
     lines = tuple(strict.text(line) for line in errors.lines)
     texts["errors.txt"] = "\n".join([*(lines or ["Everything could be read."]), ""])

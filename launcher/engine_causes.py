@@ -211,10 +211,11 @@ _PREFIX = re.compile(_PROCESSES + r"(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\
 
 def cause_of(lines: Iterable[str]) -> Cause | None:
     """A known cause with its fix, else the last line that looks like an error, else None."""
-    # Routine lines hold anything, the words of requests included; none of them is a cause.
-    lines = [line for line in lines if not _ROUTINE.match(line)]
-    # A traceback's lines of code name what is raised, without its reason.
-    lines = [line for line in lines if not _bare(line).startswith("raise ")]
+    # Routine lines hold anything, the words of requests included; none of them is a cause. A
+    # traceback's lines of code name what is raised, without its reason.
+    lines = [
+        line for line in lines if not _ROUTINE.match(line) and not _bare(line).startswith("raise ")
+    ]
     for line in lines:
         for pattern, code, what, fix in _CAUSES:
             if match := re.search(pattern, line):

@@ -111,13 +111,12 @@ def beside_the_cards(config: DeployConfig, paths: Paths, machine: Machine) -> li
         config: with the plan's choices.
         machine: from :func:`read_machine`, for the same configuration.
     """
-    groups: list[Iterable[Finding]] = [
-        _of_the_driver(machine.graphics),
-        _of_memory(config, machine),
-        _of_shared_memory(config, machine.memory),
-        _of_disks(config, paths, machine),
+    return [
+        *_of_the_driver(machine.graphics),
+        *_of_memory(config, machine),
+        *_of_shared_memory(config, machine.memory),
+        *_of_disks(config, paths, machine),
     ]
-    return [finding for group in groups for finding in group]
 
 
 def in_words(found: Sequence[Finding]) -> list[str]:

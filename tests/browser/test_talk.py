@@ -535,34 +535,39 @@ def test_a_visitors_questions_count_for_their_key(
         context.close()
 
 
-def test_a_login_that_has_ended_is_said(
-    browser: Browser, locked: tuple[Webui, str], tmp_path: Path
-) -> None:
-    """No dialogue each time that the page looks for something; the draft stays, and can be sent
-    once another key was given in another tab."""
-    webui, key = locked
-    keys = KeyFile(tmp_path / "api-keys.json")
+@pytest.fixture
+def logged_in(browser: Browser, locked: tuple[Webui, str]) -> Iterator[Page]:
+    """The page, opened with that key as a browser does it."""
     context = browser.new_context()
     try:
         page = context.new_page()
-        log_in(page, webui, key)
+        log_in(page, *locked)
         expect(page.locator("#question textarea")).to_be_visible(timeout=60 * SECONDS)
-        ended = page.get_by_text("Your key is not known any more.")
-        expect(ended).to_be_hidden()
-        keys.revoke("anna")
-        expect(ended).to_be_visible(timeout=10 * SECONDS)
-        assert not hard_to_use(page)
-        with page.expect_response(is_refused_question):
-            send(page, "my draft")
-        expect(page.locator("#question textarea")).to_have_value("my draft")
-        log_in(context.new_page(), webui, keys.add("bert", {}))
-        expect(ended).to_be_hidden(timeout=10 * SECONDS)
-        page.press("#question textarea", "Enter")
-        expect(page.locator("#talk")).to_contain_text("last: my draft.", timeout=20 * SECONDS)
-        theirs = " bert POST /chat/completions 200 "
-        wait_for(lambda: theirs in webui.log.read_text(), 10, "it counts for the other key")
+        yield page
     finally:
         context.close()
+
+
+def test_a_login_that_has_ended_is_said(
+    logged_in: Page, locked: tuple[Webui, str], tmp_path: Path
+) -> None:
+    """No dialogue each time that the page looks for something; the draft stays, and can be sent
+    once another key was given in another tab."""
+    page, webui, keys = logged_in, locked[0], KeyFile(tmp_path / "api-keys.json")
+    ended = page.get_by_text("Your key is not known any more.")
+    expect(ended).to_be_hidden()
+    keys.revoke("anna")
+    expect(ended).to_be_visible(timeout=10 * SECONDS)
+    assert not hard_to_use(page)
+    with page.expect_response(is_refused_question):
+        send(page, "my draft")
+    expect(page.locator("#question textarea")).to_have_value("my draft")
+    log_in(page.context.new_page(), webui, keys.add("bert", {}))
+    expect(ended).to_be_hidden(timeout=10 * SECONDS)
+    page.press("#question textarea", "Enter")
+    expect(page.locator("#talk")).to_contain_text("last: my draft.", timeout=20 * SECONDS)
+    theirs = " bert POST /chat/completions 200 "
+    wait_for(lambda: theirs in webui.log.read_text(), 10, "it counts for the other key")
 
 
 def is_refused_question(response: Response) -> bool:
@@ -570,27 +575,19 @@ def is_refused_question(response: Response) -> bool:
 
 
 def test_a_login_that_ends_during_an_answer(
-    browser: Browser, locked: tuple[Webui, str], tmp_path: Path
+    logged_in: Page, locked: tuple[Webui, str], tmp_path: Path
 ) -> None:
     """The answer comes to its end, and after the next login questions are taken again."""
-    webui, key = locked
+    page, webui, keys = logged_in, locked[0], KeyFile(tmp_path / "api-keys.json")
     webui.engine.script(words=60, delay_s=0.1)
-    keys = KeyFile(tmp_path / "api-keys.json")
-    context = browser.new_context()
-    try:
-        page = context.new_page()
-        log_in(page, webui, key)
-        expect(page.locator("#question textarea")).to_be_visible(timeout=60 * SECONDS)
-        send(page, "count")
-        expect(page.locator("#talk")).to_contain_text(" 2 3", timeout=20 * SECONDS)
-        keys.revoke("anna")
-        expect(page.locator("#logged-out")).to_be_visible(timeout=10 * SECONDS)
-        expect(page.locator("#talk")).to_contain_text(" 58 59", timeout=20 * SECONDS)
-        log_in(context.new_page(), webui, keys.add("bert", {}))
-        webui.engine.script()
-        ask(page, "and now", "last: and now.")
-    finally:
-        context.close()
+    send(page, "count")
+    expect(page.locator("#talk")).to_contain_text(" 2 3", timeout=20 * SECONDS)
+    keys.revoke("anna")
+    expect(page.locator("#logged-out")).to_be_visible(timeout=10 * SECONDS)
+    expect(page.locator("#talk")).to_contain_text(" 58 59", timeout=20 * SECONDS)
+    log_in(page.context.new_page(), webui, keys.add("bert", {}))
+    webui.engine.script()
+    ask(page, "and now", "last: and now.")
 
 
 def log_in(page: Page, webui: Webui, key: str) -> None:

@@ -76,15 +76,15 @@ async def stream_answer(
     Raises:
         EngineError: the engine refused, is not there, or went away.
     """
-    own = {name: fields[name] for name in fields.keys() & UNCHECKED}
-    fields = {name: value for name, value in fields.items() if name not in own}
+    unchecked = {name: fields[name] for name in fields.keys() & UNCHECKED}
+    fields = {name: value for name, value in fields.items() if name not in unchecked}
     try:
         stream = await client.chat.completions.create(
             **fields,
             messages=[],  # in its place: see UNCHECKED
             stream=True,
             stream_options={"include_usage": True},
-            extra_body=own,
+            extra_body=unchecked,
             extra_headers=_headers(key),
         )
         async with stream:

@@ -127,11 +127,11 @@ class Handlers:
     async def answer(self, request: gr.Request, desk: Desk, *options: Any) -> AsyncIterator[Any]:
         """What was asked for. Outputs: chatbot, and nothing else: gradio makes a component anew for
         each output that is skipped, many times a second."""
-        wish = desk.take_wish()
+        wish, language = desk.take_wish(), visitor_of(request).language
         if wish is None or wish.problem:
             if wish is not None:
-                gr.Warning(text(wish.problem, visitor_of(request).language))
-            yield shown_of(request, desk)[0]
+                gr.Warning(text(wish.problem, language))
+            yield desk.messages(language)
             return
         answered = self._answered(request, desk, wish, Options(*options))
         with self._session.open():
@@ -143,7 +143,8 @@ class Handlers:
         self, request: gr.Request, desk: Desk, wish: Wish, options: Options
     ) -> AsyncGenerator[Any, None]:
         """What is shown while an answer comes. It is kept, however it ends."""
-        updates = self._updates(wish, options, visitor_of(request))
+        visitor = visitor_of(request)
+        updates = self._updates(wish, options, visitor)
         otherwise, is_kept = desk.talk, False
         try:
             with desk.answering(wish.before) as is_wanted:
@@ -157,7 +158,7 @@ class Handlers:
                         if update.unanswered:
                             desk.given_back = wish.draft
                         if desk.talk != wish.shown:  # drawing a long talk takes a while
-                            yield shown_of(request, desk)[0]
+                            yield desk.messages(visitor.language)
                         if not is_kept and not update.unanswered:
                             # A restart of this process must not lose the question; the answer
                             # need not wait for that.
@@ -294,8 +295,7 @@ class Handlers:
         return gr.Button(visible=bool(turns) and turns[-1].is_cut), gr.Button(visible=False)
 
     def show_all(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
-        """Of a long talk, its first turns too. Outputs of this and the next two: chatbot with its
-        button and key."""
+        """Of a long talk, its first turns too. Outputs: chatbot with its button and key."""
         desk.shows_all = True
         return shown_of(request, desk)
 
@@ -310,7 +310,7 @@ class Handlers:
 
     def delete_turn(self, request: gr.Request, desk: Desk) -> tuple[Any, ...]:
         """Take out the turn that was picked; what came before and after it stays, and an answer to
-        another question ends."""
+        another question ends. Outputs: chatbot with its button and key."""
         talk = desk.talk if desk.picked is None else desk.talk.without(desk.picked)
         desk.put(talk)
         return shown_of(request, desk)

@@ -56,7 +56,7 @@ class HistoryHandlers:
     async def put_away(self, request: gr.Request, talk: Conversation) -> None:
         """Keep it as it is, also in the middle of an answer."""
         if talk.key:
-            async with self._turn_of(talk.key):
+            async with self._lock_of(talk.key):
                 await self._try(request, self._history.save, talk)
 
     async def title(self, request: gr.Request, talk: Conversation) -> str:
@@ -82,7 +82,7 @@ class HistoryHandlers:
         """The one that is open. Outputs: list, chatbot with its button and key."""
         deleted = desk.put(Conversation())
         if deleted.turns:
-            async with self._turn_of(deleted.key):
+            async with self._lock_of(deleted.key):
                 await self._try(request, self._history.delete, deleted.key)
         return await self._shown(request, desk, words)
 
@@ -94,7 +94,7 @@ class HistoryHandlers:
         listing = await self._listing(request, desk.talk.key, words)
         return listing, *shown_of(request, desk)
 
-    def _turn_of(self, key: str) -> asyncio.Lock:
+    def _lock_of(self, key: str) -> asyncio.Lock:
         """Threads end in any order, and what is put away later is newer."""
         return self._saving.setdefault(key, asyncio.Lock())
 

@@ -237,10 +237,11 @@ def _connect_talk(handlers: Handlers, parts: _Parts) -> tuple[list[Any], list[An
     )
     # Also after what ends an answer: the event of that may be lost, and the field would never take
     # a question again.
-    ends = [*answers, stopped, taken_back, cleared, deleted]
-    settled = [each.then(handlers.settle, drafts, outputs, **QUIET) for each in ends]
-    answered = [*settled[:-3], talk.settle.click(handlers.settle, drafts, outputs, **QUIET)]
-    changed = settled[-3:]
+    answered, changed = (
+        [event.then(handlers.settle, drafts, outputs, **QUIET) for event in events]
+        for events in ([*answers, stopped], [taken_back, cleared, deleted])
+    )
+    answered.append(talk.settle.click(handlers.settle, drafts, outputs, **QUIET))
     for event in (*answered, *changed):
         shown = event.then(handlers.result, talk.desk, talk.result.outputs, **QUIET)
         shown.then(handlers.code, asked_of, talk.code.fields, **QUIET)
