@@ -530,7 +530,9 @@ def test_a_visitors_questions_count_for_their_key(
         page.goto(webui.url)
         expect(page.locator("#question textarea")).to_be_visible(timeout=60 * SECONDS)
         ask(page, "hello", "last: hello.")
-        assert " anna POST /chat/completions 200 " in webui.log.read_text()
+        # The line is written when the answer has ended, a moment after its last letter is shown.
+        line = " anna POST /chat/completions 200 "
+        wait_for(lambda: line in webui.log.read_text(), 10, f"no line with{line}in webui.log")
     finally:
         context.close()
 
