@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from typing import NoReturn
 
@@ -31,6 +32,8 @@ from launcher.programs import (
     workers_of,
 )
 from launcher.selection import select_config
+
+OPEN_FILES = 65_536
 
 
 class CannotStartError(LauncherError):
@@ -133,4 +136,9 @@ def _webui(paths: Paths, config: str | None, host: str | None, port: int | None)
 
 
 def _become(process: Process) -> NoReturn:
+    """With as many files and connections open as this user may have, up to what is of use."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    with contextlib.suppress(OSError, ValueError):  # some sandboxes forbid it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     os.execvpe(process.argv[0], process.argv, {**os.environ, **process.env})  # noqa: S606

@@ -15,7 +15,7 @@ from launcher.cluster import check_others, ensure_key
 from launcher.config import DeployConfig, load_config
 from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
-from launcher.host_checks import gpus, holders_of, listen_problem
+from launcher.host_checks import holders_of, listen_problem
 from launcher.keys import KeyFile
 from launcher.layout import ENGINE, engines_on, has_head, replicas_on
 from launcher.leftovers import kill_all, tag_of, tagged, wake
@@ -45,7 +45,6 @@ KILL_LIMIT_S = 10.0
 LEFTOVERS_POLL_S = 0.1
 PORT_PATIENCE_S = 2.0
 WEBUI_LEAVES_S = 10.0
-PUBLIC_HOSTS = {"0.0.0.0", "::"}  # noqa: S104  (compared with, not listened on)
 
 
 def check_folders(config: DeployConfig, config_path: Path) -> None:
@@ -181,11 +180,9 @@ def _make_way(supervisord: Supervisord, paths: Paths, patience_s: float) -> None
         paths.state_of(name).unlink(missing_ok=True)
 
 
-def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -> None:
-    """Bring every program up, with the traces of an earlier failure removed."""
-    _forget_crashes(paths)
+def _start_programs(supervisord: Supervisord) -> None:
+    """Bring every program up."""
     if not supervisord.is_running():
-        _make_way(supervisord, paths, patience_s)
         supervisord.ensure_running()
         return
     supervisord.update()
@@ -194,13 +191,13 @@ def _start_programs(supervisord: Supervisord, paths: Paths, patience_s: float) -
             supervisord.start(program.name)
 
 
-def _warn_of_idle_gpu() -> None:
-    """A card that came after the installation does nothing until vLLM for it is installed."""
-    if is_on_cpu() and gpus():
-        warn(
-            "an NVIDIA GPU answers, but vLLM for the CPU is installed here; to use the card:"
-            " `launch down`, delete .venv and run/config-path, `launch up`"
-        )
+def _warn(config: DeployConfig, config_path: Path, paths: Paths) -> None:
+    """Say what ``launch check`` would, at once instead of after a minute of loading."""
+    from launcher.machine import read_machine  # most commands need neither
+    from launcher.preflight import findings
+
+    for finding in findings(config, config_path, paths, read_machine(config, config_path, paths)):
+        warn(f"{finding.what}; {finding.fix}")
 
 
 def check_cards(config: DeployConfig, node: str) -> None:
@@ -221,19 +218,13 @@ def check_cards(config: DeployConfig, node: str) -> None:
 
 
 def check_keys(config: DeployConfig, paths: Paths) -> None:
-    """Say who can use the model, where that may surprise.
+    """Refuse a service that nobody could use.
 
     Raises:
         LauncherError: a key is required and there is none.
     """
-    has_keys = bool(KeyFile(paths.keys).entries())
-    if config.webui.require_keys and not has_keys:
+    if config.webui.require_keys and not KeyFile(paths.keys).entries():
         raise LauncherError("webui.require_keys is set and there is no key: `launch keys add NAME`")
-    if config.webui.host in PUBLIC_HOSTS and not paths.keys.exists():
-        warn(
-            f"webui.host is {config.webui.host}: everyone who reaches port {config.webui.port} of"
-            " this machine can use the model, without a key; `launch keys add NAME` makes one"
-        )
 
 
 def up(
@@ -280,14 +271,15 @@ def up(
         check_others(as_written, selection.path, here)
     if has_head(config, here):
         check_keys(config, paths)
-    _warn_of_idle_gpu()
     with _alone(paths):
         write_files(config, selection.path, paths, here)
-        if foreground:
-            _forget_crashes(paths)
+        _forget_crashes(paths)
+        if not supervisord.is_running():
             _make_way(supervisord, paths, config.webui.stop_wait_s)
+        _warn(config, selection.path, paths)
+        if foreground:
             supervisord.become()  # the lock goes with the file, which exec closes
-        _start_programs(supervisord, paths, config.webui.stop_wait_s)
+        _start_programs(supervisord)
     if detach:
         say("Started; `launch status` tells when it is ready.")
         return 0

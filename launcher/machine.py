@@ -156,8 +156,8 @@ class Machine:
     cores: int | None = None
     cpu_flags: frozenset[str] | None = None
     container: bool = False
-    open_files: tuple[int, int] | None = None
-    """The soft and the hard limit of this process."""
+    open_files: int | None = None
+    """How many a process may have at most; every program raises its own limit to it."""
     graphics: Graphics = Graphics()
     memory: Memory = Memory()
     disk: Disk = Disk()
@@ -245,12 +245,9 @@ def _in_container(environ: Mapping[str, str]) -> bool:
     return re.search(r"docker|kubepods|containerd|lxc", groups) is not None
 
 
-def _open_files() -> tuple[int, int]:
-    soft, hard = (
-        sys.maxsize if limit == resource.RLIM_INFINITY else limit
-        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
-    )
-    return soft, hard
+def _open_files() -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def _graphics(visible: str | None) -> Graphics:

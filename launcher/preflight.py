@@ -436,19 +436,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def _of_open_files(machine: Machine) -> Iterator[Finding]:
-    if machine.open_files is None or machine.open_files[0] >= GOOD_OPEN_FILES:
-        return
-    soft, hard = machine.open_files
-    yield Finding(
-        hard < GOOD_OPEN_FILES,
-        f"a process may have {soft} files and connections open, and {hard} at most"
-        if hard < GOOD_OPEN_FILES
-        else f"a process may have {soft} files and connections open",
-        f"as root: docker run --ulimit nofile={WANTED_OPEN_FILES}, or a line for nofile in"
-        " /etc/security/limits.conf"
-        if hard < GOOD_OPEN_FILES
-        else f"ulimit -n {min(hard, WANTED_OPEN_FILES)}, before `launch up`",
-    )
+    if machine.open_files is not None and machine.open_files < GOOD_OPEN_FILES:
+        yield Finding(
+            True,
+            f"a process may have {machine.open_files} files and connections open at most",
+            f"as root: docker run --ulimit nofile={WANTED_OPEN_FILES}, or a line for nofile in"
+            " /etc/security/limits.conf",
+        )
 
 
 def _of_the_clock(config: DeployConfig, paths: Paths, machine: Machine) -> Iterator[Finding]:

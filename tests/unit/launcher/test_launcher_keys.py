@@ -68,17 +68,10 @@ def test_the_last_key_that_goes_locks_the_door(
     assert KeyFile(paths.keys).entries() == []
 
 
-def test_up_warns_where_anyone_may_come_in(
-    paths: Paths, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On a public address without keys, in one line; and refuses where one is required."""
-    public = config_of(host="0.0.0.0")
+def test_a_key_that_is_required_must_be_there(paths: Paths) -> None:
+    """`up` says how one is made."""
     check_keys(config_of(), paths)
-    assert capsys.readouterr().err == ""
-    check_keys(public, paths)
-    assert capsys.readouterr().err.count("without a key") == 1
     with pytest.raises(LauncherError, match="launch keys add"):
         check_keys(config_of(require_keys=True), paths)
     KeyFile(paths.keys).add("anna", {})
-    check_keys(config_of(host="0.0.0.0", require_keys=True), paths)
-    assert capsys.readouterr().err == ""
+    check_keys(config_of(require_keys=True), paths)

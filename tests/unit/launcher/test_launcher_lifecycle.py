@@ -15,34 +15,10 @@ from support import free_port, wait_for
 
 from launcher import lifecycle
 from launcher.errors import LauncherError
-from launcher.host_checks import Gpu
 from launcher.leftovers import TAG, UNDER_SUPERVISORD, state_of, tag_of
 from launcher.paths import Paths
 from launcher.programs import ENGINE, WEBUI
 from launcher.supervisord import Supervisord
-
-CARD = Gpu("NVIDIA A100", 80.0)
-
-
-@pytest.mark.parametrize(
-    ("installed", "cards", "warned"),
-    [(True, [CARD], True), (True, [], False), (False, [CARD], False)],
-)
-def test_a_card_that_is_not_used_is_mentioned(
-    installed: bool,
-    cards: list[Gpu],
-    warned: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Only where vLLM for the CPU is installed and a card answers; the line says what to do."""
-    monkeypatch.setattr(lifecycle, "gpus", lambda: cards)
-    monkeypatch.setattr(lifecycle, "is_on_cpu", lambda: installed)
-    lifecycle._warn_of_idle_gpu()
-    said = capsys.readouterr().err
-    assert ("delete .venv and run/config-path" in said) is warned
-    assert said.count("\n") == warned
-
 
 Service = Callable[[str, bool], subprocess.Popen[bytes]]
 
