@@ -15,7 +15,7 @@ from launcher.cluster import check_others, ensure_key
 from launcher.config import DeployConfig, load_config
 from launcher.downloads import settled
 from launcher.errors import ConfigError, LauncherError
-from launcher.host_checks import holders_of, listen_problem
+from launcher.host_checks import gpus, holders_of, listen_problem
 from launcher.keys import KeyFile
 from launcher.layout import ENGINE, engines_on, has_head, replicas_on
 from launcher.leftovers import kill_all, tag_of, tagged, wake
@@ -35,7 +35,7 @@ from launcher.programs import (
 )
 from launcher.readiness import Address, StartWatch, read_engine_state
 from launcher.render import RenderedFile, render_supervisord, write_if_changed
-from launcher.selection import active_config, select_config
+from launcher.selection import active_config, default_for, select_config
 from launcher.status import is_alive
 from launcher.supervisord import Supervisord
 from launcher.terminal import ProgressLine, say, warn
@@ -286,6 +286,17 @@ def up(
     return _wait(supervisord, paths, config, here, began)
 
 
+def _way_back(paths: Paths) -> str:
+    """From a YAML that was named, and stays in use though it failed, to the one that fits."""
+    fits = default_for(gpus())
+    if fits.path == active_config(paths):
+        return ""
+    return (
+        f"\n  `launch down` and `launch up --config {fits.path}` take what fits this machine"
+        f" ({fits.reason})"
+    )
+
+
 def _wait(
     supervisord: Supervisord, paths: Paths, config: DeployConfig, node: str, began: float
 ) -> int:
@@ -302,6 +313,8 @@ def _wait(
             say("The engines run on other machines; `launch status` shows how they do.")
             return 0
         address = watch.wait(limit)
+    except LauncherError as error:
+        raise LauncherError(f"{error}{_way_back(paths)}") from error
     except KeyboardInterrupt:
         say("Still starting in the background: `launch status` shows it, `launch down` ends it.")
         return 130
@@ -330,6 +343,7 @@ def down() -> int:
     supervisord = Supervisord(paths)
     _wake_all(supervisord, paths)
     if supervisord.is_running():
+        say("Stopping; answers under way may still end.")
         supervisord.shut_down(timeout=_stop_limit(paths))
     elif not (
         supervisord.wait_until_stopped(_stop_limit(paths)) or _end_leftovers(paths, WEBUI_LEAVES_S)
@@ -360,6 +374,7 @@ def restart(name: str) -> int:
     supervisord = Supervisord(paths)
     config = load_here(select_config(None, paths).path, paths)
     _wake_all(supervisord, paths)
+    say(f"Stopping {name}.")
     supervisord.stop(name)
     _forget_crashes(paths)
     supervisord.start(name)

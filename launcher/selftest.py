@@ -45,8 +45,8 @@ class FailedError(Exception):
     """A check did not pass; the message is the reason, for the person who runs it."""
 
 
-class UnreachableError(FailedError):
-    """Nobody answers there."""
+class ShutOutError(FailedError):
+    """Nobody answers there, or not to this key, so no other check would fare better."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Box:
         """One exchange: GET, or POST where there is a document.
 
         Raises:
-            UnreachableError: nobody answers.
+            ShutOutError: nobody answers, or the key is missing or wrong.
             FailedError: the answer takes too long or breaks off.
         """
         headers = {"content-type": "application/json"}
@@ -136,11 +136,16 @@ class Box:
                 return Reply(response.status, response.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Reply(error.code, error.read())
+                reply = Reply(error.code, error.read())
+            if reply.status == 401:
+                words = f"{reply.message()} Set STEP3VL_API_KEY to a key of that box."
+                raise ShutOutError(f"status 401: {words}") from None
+            return reply
         except TimeoutError:
             raise FailedError(f"no answer within {self.timeout:.0f} s") from None
         except urllib.error.URLError as error:
-            raise UnreachableError(f"{self.root} cannot be reached: {error.reason}") from None
+            words = "`launch up` starts this machine's, --url names another one"
+            raise ShutOutError(f"{self.root} cannot be reached: {error.reason}; {words}") from None
         except (OSError, HTTPException) as error:
             raise FailedError(f"the answer broke off: {type(error).__name__}") from None
 
@@ -404,7 +409,7 @@ def run_checks(
             check(box)
         except FailedError as failed:
             reason = " ".join(str(failed).split())
-            gone = isinstance(failed, UnreachableError)
+            gone = isinstance(failed, ShutOutError)
         yield Outcome(name, not reason, round(clock() - begun, 3), reason)
 
 

@@ -31,7 +31,7 @@ from launcher.selftest import (
     FailedError,
     Outcome,
     Reply,
-    UnreachableError,
+    ShutOutError,
     default_url,
     fits_schema,
     image,
@@ -204,7 +204,7 @@ def test_another_models_words_are_its_own() -> None:
 
 def test_nothing_is_tried_where_nobody_answers() -> None:
     """One reason, not twelve times the same wait."""
-    box = canned(ready=UnreachableError("http://box cannot be reached: refused"))
+    box = canned(ready=ShutOutError("http://box cannot be reached: refused"))
     found = failures(box)
     assert found.pop(NAMES["ready"]) == "http://box cannot be reached: refused"
     assert set(found.values()) == {"not tried"}
@@ -361,7 +361,25 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert selftest(url, key=None, as_json=False) == 1
     first, *_, last = capsys.readouterr().out.splitlines()
     assert f"{url} cannot be reached: " in first
+    assert "`launch up` starts this machine's" in first
     assert last == f"0 of {len(CHECKS)} passed at {url}"
+
+
+def test_a_missing_key_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """And where it is to be put; nothing more is tried without it."""
+
+    def refuse(request: BaseHTTPRequestHandler) -> None:
+        body = b'{"error": {"message": "A key is needed here."}}'
+        request.send_response(401)
+        request.send_header("content-length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    with server(refuse) as url:
+        assert selftest(url, key=None, as_json=False) == 1
+    first, *others, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith("A key is needed here. Set STEP3VL_API_KEY to a key of that box.")
+    assert all(line.endswith(": not tried") for line in others)
 
 
 def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
