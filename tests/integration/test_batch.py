@@ -66,6 +66,7 @@ def test_what_was_stopped_goes_on(
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 1, told
     assert f"{COUNT} of {COUNT + 1}, 1 failed" in told
+    assert "\n  broken.jpg: " in told
     found = [json.loads(line) for line in lines(results)]
     assert len({each["file"] for each in found if each["answer"]}) == COUNT
     # The one that is no picture is looked at again: it may have been mended.

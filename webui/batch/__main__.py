@@ -23,6 +23,7 @@ from webui.batch.work import (
     Journal,
     Picture,
     Progress,
+    Result,
     in_words,
     pictures_in,
     run,
@@ -34,6 +35,8 @@ from webui.gateway.thinking import MODES
 FAILED, REFUSED, STOPPED = 1, 2, 130  # the last as shells have it for Ctrl-C
 ANSWER_TOKENS = 2048
 TELL_AGAIN_S = 10.0
+SHOWN = 10
+"""Of what failed; the rest is in the files."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,10 @@ def _api_of(url: str) -> str:
     raise BatchError(f"--url: write it as http://HOST:PORT, not {url!r}")
 
 
-async def ask_all(pictures: Sequence[Picture], folder: Path, order: Order) -> Progress:
-    """Ask about every picture that has no answer in the folder yet.
+async def ask_all(
+    pictures: Sequence[Picture], folder: Path, order: Order
+) -> tuple[Progress, list[Result]]:
+    """Ask about every picture that has no answer in the folder yet; and what failed.
 
     Raises:
         BatchError: nobody answers there, or the folder has answers to another question.
@@ -172,7 +177,8 @@ async def ask_all(pictures: Sequence[Picture], folder: Path, order: Order) -> Pr
         finally:
             line.end()
             journal.write_table()
-        return progress
+        results = [journal.results[p.name] for p in pictures if p.name in journal.results]
+        return progress, [result for result in results if result.error]
 
 
 async def _model_of(client: openai.AsyncOpenAI, api: str) -> str:
@@ -194,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures, others = pictures_in(source)
         left_out = f"; {others} other files are left out" if others else ""
         sys.stdout.write(f"{len(pictures)} pictures{left_out}\n")
-        last = asyncio.run(ask_all(pictures, folder, order))
+        last, failed = asyncio.run(ask_all(pictures, folder, order))
     except BatchError as error:
         sys.stderr.write(f"step3vl: {error}\n")
         return REFUSED
@@ -202,9 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write("Stopped. The same command goes on from here.\n")
         return STOPPED
     sys.stdout.write(f"{in_words(last)}: {folder / 'results.csv'}\n")
-    if last.failed:
-        sys.stdout.write("The same command asks again about those that failed.\n")
-    return FAILED if last.failed else 0
+    for result in failed[:SHOWN]:
+        sys.stdout.write(f"  {result.file}: {result.error}\n")
+    if failed:
+        more = f"{len(failed) - SHOWN} more failed. " if len(failed) > SHOWN else ""
+        sys.stdout.write(f"{more}The same command asks again about those that failed.\n")
+    return FAILED if failed else 0
 
 
 if __name__ == "__main__":
