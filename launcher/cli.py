@@ -227,15 +227,19 @@ def _uninstall(arguments: argparse.Namespace) -> int:
 
 def _keys(arguments: argparse.Namespace) -> int:
     file = KeyFile(Paths.from_environ().keys)
+    nobody = f"No key is left, so nobody gets in. To do without keys, delete {file.path}"
     if arguments.action == "add":
         limits = {limit: getattr(arguments, limit) for limit in LIMITS}
         say(file.add(arguments.name, limits, admin=arguments.admin))
         say("Keep it: it is not shown again. Within a second it is valid, and a key is needed.")
     elif arguments.action == "revoke":
         if not file.revoke(arguments.name):
-            say(f"No key is left, so nobody gets in. To do without keys, delete {file.path}")
+            say(nobody)
     else:
-        for entry in file.entries():
+        entries = file.entries()
+        if not entries:
+            say(nobody if file.path.exists() else "There is no key, and none is asked for.")
+        for entry in entries:
             marks = [
                 f"{entry[limit]} {limit.replace('_', ' ')}" for limit in LIMITS if limit in entry
             ]

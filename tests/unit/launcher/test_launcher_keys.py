@@ -60,11 +60,13 @@ def test_mistakes_are_one_line(paths: Paths, capsys: pytest.CaptureFixture[str])
 def test_the_last_key_that_goes_locks_the_door(
     paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And it is said how to do without keys."""
+    """And it is said how to do without keys, again by a list that has none."""
+    assert run(capsys, "list")[1] == "There is no key, and none is asked for.\n"
     run(capsys, "add", "anna")
     code, out, _ = run(capsys, "revoke", "anna")
     assert code == 0
     assert f"delete {paths.keys}" in out
+    assert run(capsys, "list")[1] == out
     assert KeyFile(paths.keys).entries() == []
 
 
