@@ -343,7 +343,6 @@ def down() -> int:
     supervisord = Supervisord(paths)
     _wake_all(supervisord, paths)
     if supervisord.is_running():
-        say("Stopping; answers under way may still end.")
         supervisord.shut_down(timeout=_stop_limit(paths))
     elif not (
         supervisord.wait_until_stopped(_stop_limit(paths)) or _end_leftovers(paths, WEBUI_LEAVES_S)
