@@ -14,7 +14,7 @@ from launcher.engine_causes import OPTIONS, Cause
 from launcher.engine_preparation import EX_CONFIG
 from launcher.engine_state import StateFile
 from launcher.errors import LauncherError
-from launcher.host_checks import listen_problem
+from launcher.host_checks import OPEN_FILES, listen_problem
 from launcher.layout import LOOPBACK, replicas_on, share_of
 from launcher.leftovers import UNDER_SUPERVISORD, end_with_parent
 from launcher.lifecycle import check_folders
@@ -32,8 +32,6 @@ from launcher.programs import (
     workers_of,
 )
 from launcher.selection import select_config
-
-OPEN_FILES = 65_536
 
 
 class CannotStartError(LauncherError):

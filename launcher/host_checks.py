@@ -13,6 +13,8 @@ import psutil
 from launcher.gpu_memory import chosen_cards
 
 NVIDIA_SMI_TIMEOUT_S = 15.0
+OPEN_FILES = 65_536
+"""What a process of the service may have open, connections included, where the system grants it."""
 
 
 @dataclass(frozen=True)

@@ -221,9 +221,10 @@ def check_keys(config: DeployConfig, paths: Paths) -> None:
     """Refuse a service that nobody could use.
 
     Raises:
-        LauncherError: a key is required and there is none.
+        LauncherError: the file of keys is broken, or a key is required and there is none.
     """
-    if config.webui.require_keys and not KeyFile(paths.keys).entries():
+    has_keys = bool(KeyFile(paths.keys).entries())
+    if config.webui.require_keys and not has_keys:
         raise LauncherError("webui.require_keys is set and there is no key: `launch keys add NAME`")
 
 
@@ -314,7 +315,7 @@ def _wait(
             return 0
         address = watch.wait(limit)
     except LauncherError as error:
-        raise LauncherError(f"{error}{_way_back(paths)}") from error
+        raise LauncherError(f"{error}{'' if node else _way_back(paths)}") from error
     except KeyboardInterrupt:
         say("Still starting in the background: `launch status` shows it, `launch down` ends it.")
         return 130

@@ -150,6 +150,8 @@ class Access:
 class Machine:
     """Everything read from the host. None is what could not be read, and gives no finding."""
 
+    node: str = ""
+    """Which machine of the cluster this is, where there is one."""
     now: float | None = None
     skew: float | None = None
     """Seconds by which files that are written now are dated differently."""
@@ -157,7 +159,7 @@ class Machine:
     cpu_flags: frozenset[str] | None = None
     container: bool = False
     open_files: int | None = None
-    """How many a process may have at most; every program raises its own limit to it."""
+    """How many a process may have at most; a program that is started raises its own limit."""
     graphics: Graphics = Graphics()
     memory: Memory = Memory()
     disk: Disk = Disk()
@@ -186,7 +188,9 @@ def read_machine(
     # As the engine gets it.
     settings = {**environ, **config.engine.environment}
     batches = batch_folder(config, config_path)
+    node = _node(config, paths)
     return Machine(
+        node=node,
         now=time.time(),
         skew=_or_none(lambda: _skew(_nearest(paths.run))),
         cores=_or_none(lambda: len(os.sched_getaffinity(0))),
@@ -198,7 +202,7 @@ def read_machine(
         disk=_disk(paths, hub_cache(config, settings)),
         model=_model(config, config_path, hub_cache(config, settings)),
         access=_access(config_path, paths),
-        ports=_or_none(lambda: _port_problems(config, paths)) or {},
+        ports=_or_none(lambda: _port_problems(config, node, paths)) or {},
         proxies=_proxies(settings),
         no_proxy=settings.get("no_proxy", settings.get("NO_PROXY", "")),
         running=_or_none(lambda: _is_running(Supervisord(paths))) or False,
@@ -469,11 +473,11 @@ def _node(config: DeployConfig, paths: Paths) -> str:
         return ""
 
 
-def _port_problems(config: DeployConfig, paths: Paths) -> dict[str, str]:
+def _port_problems(config: DeployConfig, node: str, paths: Paths) -> dict[str, str]:
     ours = tagged(_programs_of(paths), under_supervisord=True)
     return {
         key: problem
-        for key, host, port in listens_on(config, _node(config, paths))
+        for key, host, port in listens_on(config, node)
         if (problem := listen_problem(host, port))
         and not (holders_of(port) and holders_of(port) <= ours)
     }

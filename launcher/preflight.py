@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from launcher.config import DeployConfig
+from launcher.host_checks import OPEN_FILES
+from launcher.layout import engines_on, has_head
 from launcher.machine import (
     CPU_ENGINE,
     GPU_ENGINE,
     NO_PACKAGE,
     SHM,
-    Access,
     Graphics,
     Machine,
     Memory,
@@ -38,7 +39,6 @@ DOWNLOAD_MARGIN_BYTES = 5 * GB
 DOCKER_SHM_BYTES = 64 * MIB
 GOOD_SHM_BYTES = 1024 * MIB
 GOOD_OPEN_FILES = 4096
-WANTED_OPEN_FILES = 65536
 EARLIEST_NOW = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 MOST_SKEW_S = 60.0
 
@@ -77,8 +77,8 @@ def findings(
     Args:
         machine: from :func:`read_machine`, for the same configuration.
     """
-    own_program = config.engine.command is not None
     # Of a program that stands in for vLLM nobody knows what it needs.
+    is_vllm_here = config.engine.command is None and engines_on(config, machine.node) > 0
     of_the_engine: list[Iterable[Finding]] = [
         _of_the_driver(machine.graphics),
         _of_missing_cards(config, machine),
@@ -93,13 +93,13 @@ def findings(
         _of_disks(config, paths, machine),
         _of_ports(machine),
         _of_permissions(config, config_path, paths, machine),
-        _of_keys(config, machine.access),
+        _of_keys(config, machine),
         _of_open_files(machine),
         _of_the_clock(config, paths, machine),
         _of_proxies(machine),
         _of_leftovers(machine),
     ]
-    groups = of_the_rest if own_program else of_the_engine + of_the_rest
+    groups = of_the_engine + of_the_rest if is_vllm_here else of_the_rest
     return [finding for group in groups for finding in group]
 
 
@@ -366,6 +366,8 @@ def _of_disks(config: DeployConfig, paths: Paths, machine: Machine) -> Iterator[
         )
     if config.model.hub_id is None or model.complete or disk.cache is None:
         return
+    if not engines_on(config, machine.node):
+        return
     weights, sure = _weights(config, model)
     needed = max(0, weights + DOWNLOAD_MARGIN_BYTES - model.fetched)
     if disk.cache.free < needed:
@@ -414,8 +416,10 @@ def _of_permissions(
         )
 
 
-def _of_keys(config: DeployConfig, access: Access) -> Iterator[Finding]:
-    webui = config.webui
+def _of_keys(config: DeployConfig, machine: Machine) -> Iterator[Finding]:
+    webui, access = config.webui, machine.access
+    if not has_head(config, machine.node):
+        return
     if access.keys_problem:
         yield Finding(
             True, access.keys_problem, "mend or delete that file; `launch keys add NAME` makes it"
@@ -440,7 +444,7 @@ def _of_open_files(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             True,
             f"a process may have {machine.open_files} files and connections open at most",
-            f"as root: docker run --ulimit nofile={WANTED_OPEN_FILES}, or a line for nofile in"
+            f"as root: docker run --ulimit nofile={OPEN_FILES}, or a line for nofile in"
             " /etc/security/limits.conf",
         )
 

@@ -27,7 +27,8 @@ from deployments import (
 )
 from support import ROOT, free_port, wait_for
 
-from launcher.profiles import DEMO
+from launcher.host_checks import gpus
+from launcher.selection import default_for
 
 
 def test_up_ends_with_both_urls_and_everything_running(deployment: Deployment) -> None:
@@ -130,7 +131,8 @@ def test_failed_start_prints_cause_and_log_line(deployment: Deployment) -> None:
     assert line in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     # The YAML that failed stays in use, so the way back to another is told.
-    assert f"`launch down` and `launch up --config {DEMO.path}`" in result.stderr
+    fits = default_for(gpus()).path
+    assert f"`launch down` and `launch up --config {fits}`" in result.stderr
     wait_for(lambda: states(deployment)["vllm"] == "FATAL", 90, "FATAL")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from support import free_port
 from launcher import execute
 from launcher.errors import LauncherError
 from launcher.execute import CannotStartError, exec_program
+from launcher.host_checks import OPEN_FILES
 from launcher.leftovers import UNDER_SUPERVISORD
 from launcher.paths import ROOT, Paths
 from launcher.programs import ENGINE, WEBUI
@@ -178,3 +180,17 @@ def test_what_supervisord_started_is_stopped_with_it(
     with pytest.raises(BecameError):
         run(name, tmp_path, free_port() if name == WEBUI else None)
     assert asked == ([signal.SIGTERM] if managed else [])
+
+
+def test_a_program_may_open_what_the_system_grants(paths: Paths, tmp_path: Path) -> None:
+    """Whatever the shell allowed that started it."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+    try:
+        with pytest.raises(BecameError):
+            run(WEBUI, tmp_path, port=free_port())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert hard == before[1]
+    assert soft == (OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,11 @@ def test_a_key_that_is_required_must_be_there(paths: Paths) -> None:
         check_keys(config_of(require_keys=True), paths)
     KeyFile(paths.keys).add("anna", {})
     check_keys(config_of(require_keys=True), paths)
+
+
+def test_a_broken_file_of_keys_is_refused(paths: Paths) -> None:
+    """Also where none is required: the WebUI could not start with it."""
+    KeyFile(paths.keys).add("anna", {})
+    paths.keys.write_text("{")
+    with pytest.raises(LauncherError, match=re.escape(str(paths.keys))):
+        check_keys(config_of(), paths)

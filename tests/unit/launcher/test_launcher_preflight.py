@@ -650,6 +650,33 @@ def test_who_may_use_the_model(webui: dict[str, Any], access: Access, expected: 
 
 
 @pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("head", ["webui.host is 0.0.0.0"]),
+        ("gpu1", ["the engine needs", "stepfun-ai/Step3-VL-10B must be fetched"]),
+    ],
+)
+def test_a_machine_of_a_cluster_is_asked_for_its_part_alone(node: str, expected: list[str]) -> None:
+    """No card and no weights where no engine runs, no key where there is no page."""
+    nodes = [
+        {"name": "head", "address": "10.0.0.1", "replicas": 0},
+        {"name": "gpu1", "address": "10.0.0.2", "replicas": 1},
+    ]
+    document = {"model": HUB, "webui": {"host": "0.0.0.0"}, "cluster": {"nodes": nodes}}
+    given = DeployConfig.model_validate(document)
+    small = replace(
+        GPU_BOX if node == "gpu1" else CPU_BOX,
+        node=node,
+        memory=Memory(total=GB, free=GB, shm=GIB),
+        disk=replace(CPU_BOX.disk, cache=Volume(Path("/data"), GB)),
+        model=Model(),
+    )
+    found = [finding.what for finding in judged(small, given)]
+    assert len(found) == len(expected)
+    assert all(what.startswith(words) for what, words in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
     ("limit", "expected"),
     [
         (4095, ["a process may have 4095 files and connections open at most"]),
